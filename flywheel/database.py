@@ -1,0 +1,147 @@
+"""One database, two kinds: SQLite in WAL mode (default) or PostgreSQL. Sessions, column types, identifiers,
+migrations.
+
+Invariants: foreign keys are enforced; a commit is on disk when it returns (synchronous=FULL); deleted text is
+overwritten (secure_delete); a SQLite session opened by `writing` takes the write lock at once, so it never fails
+half-way as busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uuid_utils
+from alembic import command
+from alembic.config import Config
+from pydantic import TypeAdapter
+from sqlalchemy import JSON, Connection, DateTime, Dialect, create_engine, event
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Session
+
+from flywheel.errors import UserError
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment. Naive values are refused; what is read back is always in UTC (SQLite drops the zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored: use datetime.now(UTC)")
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class JsonOf(TypeDecorator[Any]):
+    """A JSON column that holds a given Python type: checked on the way in, built again on the way out."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__(none_as_null=True)
+        self.kind = kind
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else self._adapter.dump_python(self._adapter.validate_python(value), mode="json")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else self._adapter.validate_python(value)
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self.impl_instance.coerce_compared_value(op, value)
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def new_id(prefix: str) -> str:
+    """A time-ordered identifier such as `run-0198f…` (UUIDv7, so that indexes grow at their end)."""
+    return f"{prefix}-{uuid_utils.uuid7().hex}"
+
+
+def open_database(url: str, *, checkpoints: bool = True) -> Engine:
+    """Connect to `url`. `checkpoints=False` for every process but serving, which alone checkpoints the SQLite file."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        sqlite = parsed.get_backend_name() == "sqlite"
+        engine = create_engine(parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {})
+    except ArgumentError as error:
+        raise UserError(
+            f"database_url is not a database URL: {url!r}. Use sqlite:////path/to/file or postgresql://user:password@host/name."
+        ) from error
+    if sqlite:
+        _prepare_sqlite(engine, parsed.database, checkpoints=checkpoints)
+    return engine
+
+
+def _prepare_sqlite(engine: Engine, file: str | None, *, checkpoints: bool) -> None:
+    if file and file != ":memory:":
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        if not checkpoints:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("sqlite_immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session for queries; nothing is committed."""
+    with Session(engine, expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session whose work is committed at the end of the block, or rolled back whole when the block raises."""
+    with (
+        engine.connect().execution_options(sqlite_immediate=True) as connection,
+        Session(connection, expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
+
+
+def alembic_config(engine: Engine) -> Config:
+    """Alembic's settings without an ini file: our migrations folder, and the open engine in `attributes`."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = engine
+    return config
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to the newest schema. Raises UserError when it cannot be reached."""
+    try:
+        command.upgrade(alembic_config(engine), "head")
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise UserError(
+            f"The database {engine.url!r} cannot be used: {reason}. Check database_url and that it is running."
+        ) from error

