@@ -59,7 +59,7 @@ def record_act(
         session.execute(
             text("LOCK TABLE audit_entry IN EXCLUSIVE MODE")
         )  # one writer at a time: positions have no gaps
-    head = session.exec(select(AuditEntry).order_by(col(AuditEntry.position).desc()).limit(1)).first()
+    head = audit_head(session)
     entry = AuditEntry(
         position=head.position + 1 if head else 1,
         tenant=tenant,
@@ -75,6 +75,11 @@ def record_act(
     session.add(entry)
     session.flush()
     return entry
+
+
+def audit_head(session: Session) -> AuditEntry | None:
+    """The newest entry: keep its hash elsewhere, and a cut-off end will show."""
+    return session.exec(select(AuditEntry).order_by(col(AuditEntry.position).desc()).limit(1)).first()
 
 
 def first_broken_position(session: Session, *, head: str | None = None) -> int | None:

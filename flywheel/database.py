@@ -19,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 from pydantic import TypeAdapter
 from sqlalchemy import JSON, Connection, DateTime, Dialect, create_engine, event
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session
@@ -77,19 +77,24 @@ def new_id(prefix: str) -> str:
 
 def open_database(url: str, *, checkpoints: bool = True) -> Engine:
     """Connect to `url`. `checkpoints=False` for every process but serving, which alone checkpoints the SQLite file."""
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        sqlite = parsed.get_backend_name() == "sqlite"
-        engine = create_engine(parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {})
-    except ArgumentError as error:
-        raise UserError(
-            f"database_url is not a database URL: {url!r}. Use sqlite:////path/to/file or postgresql://user:password@host/name."
-        ) from error
+    parsed = _database_url(url)
+    sqlite = parsed.get_backend_name() == "sqlite"
+    engine = create_engine(parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {})
     if sqlite:
         _prepare_sqlite(engine, parsed.database, checkpoints=checkpoints)
     return engine
+
+
+def _database_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+        driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[url.get_backend_name()]
+    except (ArgumentError, KeyError) as error:
+        raise UserError(
+            "database_url names no database that we can use. "
+            "Write sqlite:////path/to/file or postgresql://user:password@host/name."
+        ) from error
+    return url.set(drivername=driver)
 
 
 def _prepare_sqlite(engine: Engine, file: str | None, *, checkpoints: bool) -> None:

@@ -42,10 +42,10 @@ class DatasetRow(SQLModel, table=True):
     split: str
 
 
-def dataset_version(session: Session, name: str) -> DatasetVersion:
-    """One version. Raises NotFoundError."""
+def dataset_version(session: Session, name: str, *, tenant: str) -> DatasetVersion:
+    """One version. Raises NotFoundError, also when it belongs to another tenant."""
     found = session.get(DatasetVersion, name)
-    if found is None:
+    if found is None or found.tenant != tenant:
         raise NotFoundError(f"No dataset version {name!r} is known here.")
     return found
 

@@ -18,8 +18,12 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Index, text, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, NotFoundError
+from flywheel.statistics.assignment import unit_interval
+
+PLANNED_EFFECT = 0.05  # as in flywheel/statistics/sequential.py, which would bring numpy here
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -29,6 +33,7 @@ class Experiment(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("state IN ('running', 'promoted', 'rejected', 'stopped')", name="state"),
         CheckConstraint("traffic_share > 0 AND traffic_share < 1", name="traffic_share"),
+        CheckConstraint("planned_effect > 0 AND planned_effect < 1", name="planned_effect"),
         CheckConstraint("champion <> challenger", name="two_adapters"),
         Index(
             "one_running_per_alias",
@@ -49,6 +54,8 @@ class Experiment(SQLModel, table=True):
     """The share of users who are answered by the challenger."""
     minimum_users: int = 100
     """Per arm: no verdict but INVALID or ROLLBACK before."""
+    planned_effect: float = PLANNED_EFFECT
+    """The improvement of the mean rating (0 to 1) that is to be found soonest; fixed when the experiment opens."""
     state: str = "running"
     evidence: dict[str, Any] | None = Field(default=None, sa_type=JsonOf(dict[str, Any]))
     evidence_hash: str | None = None
@@ -58,11 +65,10 @@ class Experiment(SQLModel, table=True):
 
 def arm_of(experiment: Experiment, unit: str) -> str:
     """The arm of a user (or conversation): sticky, independent between salts; `traffic_share` of all challenge."""
-    digest = hashlib.sha256(f"{experiment.salt}:{unit}".encode()).digest()
-    return CHALLENGER if int.from_bytes(digest[:8], "big") / 2**64 < experiment.traffic_share else CHAMPION
+    return CHALLENGER if unit_interval(experiment.salt, unit) < experiment.traffic_share else CHAMPION
 
 
-def open_experiment(
+def open_experiment(  # noqa: PLR0913  an experiment is made of these
     session: Session,
     *,
     tenant: str,
@@ -71,6 +77,8 @@ def open_experiment(
     challenger: str,
     traffic_share: float,
     minimum_users: int,
+    actor: str,
+    planned_effect: float = PLANNED_EFFECT,
 ) -> Experiment:
     """Start comparing. Raises ConflictError when an experiment already runs for this alias."""
     running = running_experiment(session, alias=alias)
@@ -88,10 +96,20 @@ def open_experiment(
         salt=experiment_id,
         traffic_share=traffic_share,
         minimum_users=minimum_users,
+        planned_effect=planned_effect,
         created_at=now(),
     )
     session.add(experiment)
     session.flush()
+    details = {"champion": champion, "challenger": challenger, "traffic_share": traffic_share}
+    record_act(
+        session,
+        tenant=tenant,
+        actor=actor,
+        act="open_experiment",
+        subject=experiment_id,
+        details={"alias": alias} | details,
+    )
     return experiment
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Index, Text, UniqueConstraint, func, or_, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, NotFoundError, UserError
 from flywheel.feedback import RATING, Feedback
@@ -85,7 +86,7 @@ class Judgment(SQLModel, table=True):
 
 
 def low_rated(session: Session, *, tenant: str, below: float, limit: int) -> list[Interaction]:
-    """Finished interactions whose newest rating is under `below` (0 to 1) and that have no pair yet, newest first."""
+    """Finished interactions whose newest rating is under `below` (0 to 1), without candidates yet, newest first."""
     newest = select(func.max(col(Feedback.id))).where(Feedback.name == RATING).group_by(col(Feedback.completion_id))
     rated = select(Feedback.completion_id).where(col(Feedback.id).in_(newest), col(Feedback.score) < below)
     query = select(Interaction).where(
@@ -93,7 +94,7 @@ def low_rated(session: Session, *, tenant: str, below: float, limit: int) -> lis
         Interaction.status == "finished",
         col(Interaction.prompt).is_not(None),
         col(Interaction.id).in_(rated),
-        col(Interaction.id).not_in(select(PreferencePair.completion_id)),
+        col(Interaction.id).not_in(select(Candidate.completion_id)),
     )
     return list(session.exec(query.order_by(col(Interaction.id).desc()).limit(limit)))
 
@@ -178,6 +179,7 @@ def judge(
     reason: str | None = None,
 ) -> Judgment:
     """Record one reviewer's verdict and decide the pair by it. Sending the same verdict again changes nothing."""
+    session.refresh(pair, with_for_update=True)  # two sendings of one verdict take turns
     if verdict not in VERDICTS:
         raise UserError(f"verdict is one of {', '.join(VERDICTS)}, not {verdict!r}.")
     if source not in ("person", "rule"):
@@ -208,6 +210,8 @@ def judge(
         .where(col(PreferencePair.id) == pair.id, col(PreferencePair.state) == "waiting")
         .values(**decided)
     )
+    details = {"judgment": judgment.id, "verdict": verdict, "source": source}
+    record_act(session, tenant=pair.tenant, actor=reviewer, act="judge", subject=pair.id, details=details)
     return judgment
 
 
@@ -215,6 +219,14 @@ def decided_pairs(session: Session, *, tenant: str) -> list[PreferencePair]:
     """Every pair with a winner, oldest first: what the next dataset version may hold."""
     query = select(PreferencePair).where(PreferencePair.tenant == tenant, PreferencePair.state == "decided")
     return list(session.exec(query.order_by(col(PreferencePair.id))))
+
+
+def latest_pairs(session: Session, *, tenant: str, state: str | None, limit: int = 50) -> list[PreferencePair]:
+    """Newest first, of one state or of all."""
+    query = select(PreferencePair).where(PreferencePair.tenant == tenant)
+    if state is not None:
+        query = query.where(PreferencePair.state == state)
+    return list(session.exec(query.order_by(col(PreferencePair.id).desc()).limit(limit)))
 
 
 def pair_counts(session: Session, *, tenant: str) -> dict[str, int]:

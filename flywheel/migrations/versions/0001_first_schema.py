@@ -243,6 +243,7 @@ def upgrade() -> None:
         sa.Column("salt", sa.String(), nullable=False),
         sa.Column("traffic_share", sa.Float(), nullable=False),
         sa.Column("minimum_users", sa.Integer(), nullable=False),
+        sa.Column("planned_effect", sa.Float(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("evidence", sa.JSON(), nullable=True),
         sa.Column("evidence_hash", sa.String(), nullable=True),
@@ -250,6 +251,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('running', 'promoted', 'rejected', 'stopped')", name="state"),
         sa.CheckConstraint("champion <> challenger", name="two_adapters"),
+        sa.CheckConstraint("planned_effect > 0 AND planned_effect < 1", name="planned_effect"),
         sa.CheckConstraint("traffic_share > 0 AND traffic_share < 1", name="traffic_share"),
         sa.ForeignKeyConstraint(
             ["challenger"],
@@ -294,6 +296,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("tenant", sa.String(), nullable=False),
         sa.Column("alias", sa.String(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("adapter", sa.String(), nullable=False),
         sa.Column("previous", sa.String(), nullable=False),
@@ -317,9 +320,8 @@ def upgrade() -> None:
             ["adapter.name"],
         ),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("alias", "position", name="one_row_per_position"),
     )
-    with op.batch_alter_table("promotion", schema=None) as batch_op:
-        batch_op.create_index("ix_promotion_alias", ["alias", "id"], unique=False)
 
     _make_append_only()
 

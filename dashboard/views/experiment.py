@@ -1,0 +1,86 @@
+"""Experiment: champion against challenger on live users, drawn again every few seconds.
+
+Looking often is safe: every figure here is valid at any time. The page only shows; deciding is on the Promote page.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import person
+from dashboard.charts import difference_chart, e_value_chart
+from dashboard.evidence import draw_guardrails, draw_hash, draw_verdict, interval
+from dashboard.plain import figure, moment, plain
+from dashboard.samples import draw_samples
+from dashboard.shapes import Evidence, Experiment
+
+REFRESH_SECONDS = 3
+
+
+def choose(experiments: list[Experiment]) -> str:
+    """The experiment to show: the newest, or the one that is picked."""
+    title, choice = st.columns([5, 4], vertical_alignment="bottom")
+    title.title("Experiment", anchor=False)
+    labels = {one["id"]: f"{moment(one['created_at'])} · {one['challenger']} · {one['state']}" for one in experiments}
+    return str(
+        choice.selectbox(
+            "Which experiment", list(labels), format_func=labels.__getitem__, label_visibility="collapsed", key="shown"
+        )
+    )
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def draw(experiment_id: str) -> None:
+    with person.explained():
+        experiment = person.api().experiment(experiment_id)
+        st.caption(
+            f"{plain(experiment['alias'])}: champion {plain(experiment['champion'])} against challenger "
+            f"{plain(experiment['challenger'])}, {experiment['traffic_share']:.0%} of users to the challenger "
+            f"· {plain(experiment['state'])}"
+        )
+        evidence = draw_verdict(experiment)
+        if evidence is not None:
+            draw_figures(evidence)
+            draw_charts(evidence)
+            st.subheader("Guardrails", anchor=False)
+            draw_guardrails(evidence)
+            draw_hash(experiment)
+        st.subheader("Sample answers", anchor=False)
+        draw_samples(experiment)
+
+
+def draw_figures(evidence: Evidence) -> None:
+    users, mean = evidence["users"], evidence["mean"]
+    cells = [column.container(border=True, gap="xsmall", height="stretch") for column in st.columns(5)]
+    for cell, arm in zip(cells, ("champion", "challenger"), strict=False):
+        cell.metric(f"Users, {arm}", users[arm])
+        cell.caption(f"mean rating {figure(mean[arm])}  \nat least {evidence['minimum_users']} needed")
+    cells[2].metric("Difference", figure(evidence["difference"], "{:+.3f}"))
+    cells[2].caption(interval(evidence["confidence"]))
+    cells[3].metric("E-value", figure(evidence["e_value"], "{:.3g}"))
+    cells[3].caption(f"threshold {1 / evidence['alpha']:.0f}")
+    ratio = evidence["sample_ratio"]
+    cells[4].metric("Sample ratio", "right" if ratio["ok"] else "OFF")
+    cells[4].caption(f"{users.get('excluded_both_arms', 0)} users in both arms")
+    if evidence["smallest_visible_effect"] is not None:
+        st.caption(f"With these users a difference of {evidence['smallest_visible_effect']:.3f} or more would show.")
+
+
+def draw_charts(evidence: Evidence) -> None:
+    if not evidence["looks"]:
+        return
+    left, right = st.columns(2, gap="medium")
+    with left.container(border=True):
+        st.caption("Challenger minus champion, with its confidence sequence")
+        st.altair_chart(difference_chart(evidence["looks"]), alt="Difference of mean rating over users")
+    with right.container(border=True):
+        st.caption(f"Evidence that the challenger is better; {1 / evidence['alpha']:.0f} is enough (dashed)")
+        st.altair_chart(e_value_chart(evidence["looks"], alpha=evidence["alpha"]), alt="E-value over users")
+
+
+with person.explained():
+    if experiments := person.api().experiments():
+        draw(choose(experiments))
+    else:
+        st.title("Experiment", anchor=False)
+        st.text("No experiment yet. One opens by itself when a training run publishes an adapter.")

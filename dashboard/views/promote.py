@@ -1,0 +1,138 @@
+"""Promote: what is live, the evidence for its challenger, and the operator's decision.
+
+A decision carries the hash of the evidence that was on the screen when its button was drawn, so an approval can never
+mean evidence that nobody looked at: the API refuses it (412) when newer evidence stands, and the page shows that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard import person
+from dashboard.evidence import comparison, draw_gate, draw_guardrails, draw_hash, draw_verdict
+from dashboard.lineage import COMPLETION, draw_lookup
+from dashboard.plain import moment, plain, show_table
+from dashboard.shapes import Experiment, Ledger
+from flywheel.errors import UserError
+
+TABS = ("Decide", "Roll back", "Ledger", "Lineage")
+DONE = {"promote": "{} is live now.", "reject": "{} was rejected.", "roll_back": "Rolled back: {} is live again."}
+
+
+def decide(act: str, **bound_to: Any) -> None:
+    reason_key = f"reason-{'roll_back' if act == 'roll_back' else 'decide'}"
+    reason = st.session_state.get(reason_key, "").strip()
+
+    def step() -> str:
+        if not person.name():
+            raise UserError("Write your name on the left first: the ledger keeps who decided.")
+        if not reason:
+            raise UserError("Write a reason first: the ledger keeps it beside your name.")
+        promotion = person.api().decide(act, actor=person.name(), reason=reason, **bound_to)
+        return DONE[act].format(promotion["adapter"])
+
+    if person.act(step):
+        st.session_state[reason_key] = ""
+
+
+def draw_live(ledger: Ledger) -> None:
+    live = ledger["live"]
+    since = next((row for row in ledger["data"] if row["id"] == live["epoch"]), None)
+    with st.container(border=True, gap="xsmall"):
+        st.caption(f"Live for {plain(live['alias'])}")
+        st.subheader(plain(live["adapter"] or "nothing yet"), anchor=False)
+        if since:
+            st.caption(f"since {moment(since['created_at'])}, by {plain(since['actor'])}: {plain(since['reason'])}")
+        else:
+            st.caption("No promotion yet: the base model answers through its identity adapter.")
+
+
+def draw_decision() -> None:
+    running = [experiment for experiment in person.api().experiments() if experiment["state"] == "running"]
+    if not running:
+        st.text("Nothing waits for a decision. An experiment opens when a training run publishes an adapter.")
+        return
+    experiment = person.api().experiment(running[0]["id"])
+    st.subheader(f"Challenger {plain(experiment['challenger'])}", anchor=False)
+    evidence = draw_verdict(experiment)
+    if evidence:
+        st.text(comparison(evidence))
+    st.markdown("**Offline gate**")
+    draw_gate(person.api().adapter(experiment["challenger"])["gate"])
+    if evidence:
+        st.markdown("**Guardrails**")
+        draw_guardrails(evidence)
+    draw_decision_form(experiment)
+
+
+def draw_decision_form(experiment: Experiment) -> None:
+    verdict = experiment["evidence"]["verdict"] if experiment["evidence"] else None
+    with st.container(border=True):
+        st.text_area("Reason", key="reason-decide", placeholder="Why you decide so; the ledger keeps it.", height=80)
+        override = verdict != "SHIP" and st.checkbox(
+            "Override: promote although the verdict is not SHIP", key="override"
+        )
+        bound_to: dict[str, Any] = {
+            "experiment_id": experiment["id"],
+            "evidence_hash": experiment["evidence_hash"] or "",
+        }
+        with st.container(horizontal=True):
+            st.button(
+                "Approve and make live",
+                type="primary",
+                on_click=decide,
+                args=("promote",),
+                kwargs=bound_to | ({"override": True} if override else {}),
+            )
+            st.button("Reject", on_click=decide, args=("reject",), kwargs=bound_to)
+        draw_hash(experiment)
+
+
+def draw_roll_back(ledger: Ledger) -> None:
+    live = ledger["live"]["adapter"]
+    served = [name for row in ledger["data"] if row["kind"] != "reject" for name in (row["previous"], row["adapter"])]
+    targets = [name for name in dict.fromkeys(served) if name != live]
+    if not targets:
+        st.text("Nothing to go back to: no adapter was live before this one.")
+        return
+    st.text("The adapter that was live before stays loaded, so going back takes about a second and loses no request.")
+    target = st.selectbox("Back to", targets, key="target")
+    st.text_area("Reason", key="reason-roll_back", placeholder="What is wrong with the live one.", height=80)
+    st.button("Roll back", type="primary", on_click=decide, args=("roll_back",), kwargs={"adapter": target})
+
+
+def draw_ledger(ledger: Ledger) -> None:
+    rows = ledger["data"]
+    if not rows:
+        st.text("No decision yet.")
+        return
+    show_table(
+        {
+            "When": [moment(row["created_at"]) for row in rows],
+            "Act": [row["kind"].replace("_", " ") for row in rows],
+            "Adapter": [row["adapter"] for row in rows],
+            "Before": [row["previous"] for row in rows],
+            "Who": [row["actor"] for row in rows],
+            "Why": [row["reason"] for row in rows],
+            "Evidence": [(row["evidence_hash"] or "–")[:12] for row in rows],
+        },
+        alt="Ledger of promotions, newest first",
+    )
+
+
+st.title("Promote", anchor=False)
+with person.explained():
+    ledger = person.api().ledger()
+    person.show_notice()
+    draw_live(ledger)
+    tabs = st.tabs(TABS, default="Lineage" if st.query_params.get(COMPLETION) else "Decide")
+    with tabs[0]:
+        draw_decision()
+    with tabs[1]:
+        draw_roll_back(ledger)
+    with tabs[2]:
+        draw_ledger(ledger)
+    with tabs[3]:
+        draw_lookup()

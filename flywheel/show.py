@@ -1,0 +1,191 @@
+"""How records look in a terminal: tables and sentences for people, JSON for programs. Input is the API's JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from flywheel.doctor import Finding
+
+Row = Mapping[str, Any]
+Step = Callable[[], None]
+
+
+def progress(console: Console) -> Progress:
+    """The one progress bar of the command line: what, how far, how long."""
+    columns = (TextColumn("  {task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+
+
+def value(console: Console, raw: Any, sentence: RenderableType, *, as_json: bool) -> None:
+    """The raw JSON, or the rendering for a person."""
+    console.print_json(json.dumps(raw, default=str)) if as_json else console.print(sentence)
+
+
+def rows(console: Console, found: Sequence[Row], fields: Iterable[str], *, as_json: bool) -> None:
+    """A table with a column for each field, or the whole records as JSON."""
+    table = Table(*(field.replace("_", " ") for field in fields), box=None, pad_edge=False)
+    for row in found:
+        table.add_row(*(escape(_short(row.get(field))) for field in fields))
+    value(console, found, table if found else "Nothing yet.", as_json=as_json)
+
+
+def _short(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:.3g}"
+    return str(cell)
+
+
+def pairs_table(pairs: Iterable[tuple[str, Any]]) -> Table:
+    """Two columns without a frame: name and value."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, cell in pairs:
+        table.add_row(name, cell if isinstance(cell, Table) else escape(_short(cell)))
+    return table
+
+
+def status(console: Console, found: Row, *, as_json: bool) -> None:
+    """The appliance at a glance."""
+    value(console, found, status_table(found), as_json=as_json)
+
+
+def status_table(found: Row) -> Table:
+    """Live adapter, experiment, counts and engines from GET /v1/status."""
+    live, experiment, counts = found["live"], found.get("experiment"), found["counts"]
+    trial = "none"
+    if experiment:
+        evidence = experiment.get("evidence") or {}
+        trial = f"{experiment['challenger']} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
+    return pairs_table(
+        [
+            ("live", f"{live['adapter'] or 'nothing yet'} for alias {live['alias']}"),
+            ("experiment", trial),
+            ("counts", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())),
+            ("engines", ", ".join(f"{e['url']} {'ready' if e['ready'] else 'not ready'}" for e in found["engines"])),
+        ]
+    )
+
+
+def findings(console: Console, found: Sequence[Finding], *, as_json: bool) -> None:
+    """The doctor's report: a mark, what was looked at, what was seen, and what mends it."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in found:
+        mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+        seen = escape(finding.seen) + (f"\n[yellow]→ {escape(finding.mend)}[/]" if not finding.ok else "")
+        table.add_row(mark, f"[bold]{finding.name}[/]", seen)
+    value(console, [asdict(finding) for finding in found], table, as_json=as_json)
+
+
+def follow_run(console: Console, read: Callable[[], Row], *, poll_seconds: float = 1.0) -> Row:
+    """Show a run's stage and progress until it has ended; the ended run."""
+    with progress(console) as bar:
+        task, seen = bar.add_task("waiting for the worker", total=None, note=""), 0
+        while True:
+            run = read()
+            for event in run["events"][seen:]:
+                bar.console.print(f"  {escape(event['text'])}")
+            seen = len(run["events"])
+            step = run["progress"]
+            loss = f"loss {step['loss']:.3f}" if isinstance(step.get("loss"), int | float) else ""
+            bar.update(
+                task,
+                description=run["stage"] or run["state"],
+                completed=step.get("done", 0),
+                total=step.get("total"),
+                note=loss,
+            )
+            if run["ended_at"]:
+                break
+            time.sleep(poll_seconds)
+    if run["error"]:
+        console.print(f"  [red]{escape(run['error'])}[/]")
+    return run
+
+
+def gate(console: Console, adapter: Row, *, as_json: bool) -> None:
+    """The offline gate's checks: before, after, interval."""
+    report = adapter.get("gate")
+    if report is None:
+        return value(console, None, f"{adapter['name']} was made by no run, so it has no gate report.", as_json=as_json)
+    console.print("" if as_json else f"[bold]{escape(report['sentence'])}[/]")
+    return value(console, report, gate_table(report), as_json=as_json)
+
+
+def gate_table(report: Row) -> Table:
+    """One row per check of a gate report."""
+    table = Table("check", "before", "after", "difference (95 %)", "", box=None, pad_edge=False)
+    for check in report["checks"]:
+        low_high = check.get("interval")
+        interval = f"{low_high[0]:+.3f} … {low_high[1]:+.3f}" if low_high else "–"
+        verdict = "[green]passed[/]" if check["passed"] else "[red]failed[/]"
+        table.add_row(
+            check["name"].replace("_", " "), _short(check.get("before")), _short(check.get("after")), interval, verdict
+        )
+    return table
+
+
+def experiment(console: Console, found: Row, *, as_json: bool) -> None:
+    """An experiment with its evidence, in the order in which an operator reads it."""
+    value(console, found, experiment_table(found), as_json=as_json)
+
+
+def experiment_table(found: Row) -> Table:
+    """Verdict first, then users, difference, e-value, sample ratio, guardrails."""
+    evidence = found.get("evidence") or {}
+    lines: list[tuple[str, Any]] = [
+        ("experiment", f"{found['id']} ({found['state']})"),
+        ("champion", found["champion"]),
+        ("challenger", found["challenger"]),
+    ]
+    if evidence:
+        users, (low, high) = evidence["users"], evidence["confidence"] or (None, None)
+        lines += [
+            ("verdict", f"{evidence['verdict']} – {evidence['sentence']}"),
+            ("users", f"{users['champion']} champion, {users['challenger']} challenger"),
+            ("difference", f"{_short(evidence['difference'])} (confidence sequence {_short(low)} … {_short(high)})"),
+            ("e-value", f"{_short(evidence['e_value'])} (ships at {1 / evidence['alpha']:.0f})"),
+            ("sample ratio", "ok" if evidence["sample_ratio"]["ok"] else "off"),
+            ("guardrails", ", ".join(f"{g['name']} {'ok' if g['ok'] else 'BROKEN'}" for g in evidence["guardrails"])),
+            ("evidence", found["evidence_hash"]),
+        ]
+    return pairs_table(lines)
+
+
+def lineage(console: Console, found: Row, *, as_json: bool) -> None:
+    """One answer's ancestry."""
+    value(console, found, lineage_table(found), as_json=as_json)
+
+
+def lineage_table(found: Row) -> Table:
+    """From the completion back to the judged pairs."""
+    completion, adapter, run, dataset = found["completion"], found["adapter"], found["run"], found["dataset"]
+    pairs = found["pairs"]
+    shown = pairs["data"] if isinstance(pairs, Mapping) else pairs
+    lines: list[tuple[str, Any]] = [
+        ("completion", f"{completion['id']} – {completion.get('answer') or ''}"),
+        ("adapter", adapter["name"] if adapter else "none (a fixed text)"),
+        (
+            "training run",
+            f"{run['id']}, asked for by {run['requested_by']}" if run else "none: this adapter changes nothing",
+        ),
+        ("dataset", f"{dataset['name']}, {dataset['train_rows']} training rows" if dataset else None),
+    ]
+    for pair in shown[:3]:
+        judges = ", ".join(f"{j['reviewer']} ({j['source']})" for j in pair["judgments"])
+        lines.append(
+            ("pair", f"{pair['question']}\n  + {pair['chosen']}\n  - {pair['rejected']}\n  judged by {judges}")
+        )
+    return pairs_table(lines)

@@ -1,0 +1,74 @@
+"""`flywheel up`: the whole appliance in the foreground, with one status view, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from flywheel import show
+from flywheel.client import ApiClient
+from flywheel.errors import FlywheelError, UserError
+from flywheel.parts import appliance_parts
+from flywheel.processes import Supervisor
+from flywheel.settings import Settings
+
+RESTARTS = 5
+"""Within ten minutes; a part that dies more often than that has a fault that a restart does not mend."""
+RESTART_WINDOW_SECONDS = 600.0
+
+
+def run_appliance(settings: Settings, console: Console) -> None:
+    """Start, show, watch, stop. Raises UserError when a part cannot be started, or keeps dying."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
+        supervisor.start()
+        console.print("Starting; the engine takes about a minute on a CPU. Ctrl-C stops everything.")
+        supervisor.wait_until_healthy(lambda name, seconds: console.print(f"  {name} is ready after {seconds:.0f} s"))
+        _watch(supervisor, ApiClient(settings.api_url, timeout_seconds=5), console)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch(supervisor: Supervisor, api: ApiClient, console: Console) -> None:
+    deaths: list[float] = []
+    with Live(console=console, refresh_per_second=2) as live:
+        while True:
+            for name in supervisor.restart_dead():
+                deaths = [died for died in deaths if time.monotonic() - died < RESTART_WINDOW_SECONDS] + [
+                    time.monotonic()
+                ]
+                live.console.print(f"{name} died and is started again; its log is {supervisor.running[name].log}")
+                if len(deaths) > RESTARTS:
+                    raise UserError(f"{name} keeps dying. The end of its log:\n{supervisor.running[name].last_words()}")
+            live.update(_view(supervisor, api))
+            time.sleep(2)
+
+
+def _view(supervisor: Supervisor, api: ApiClient) -> RenderableType:
+    table = Table("part", "state", "address", "process", "memory", box=None, pad_edge=False)
+    for name, running in supervisor.running.items():
+        state = Text("healthy", "green") if running.healthy else Text("starting" if running.alive else "dead", "yellow")
+        table.add_row(name, state, running.part.address or "–", str(running.process.pid), _memory(running.process.pid))
+    try:
+        below: RenderableType = show.status_table(api.get("/v1/status"))
+    except FlywheelError as error:
+        below = Text(str(error), "yellow")
+    return Group(Text(), table, Text(), below)
+
+
+def _memory(pid: int) -> str:
+    """Resident memory of a process and its children, from /proc."""
+    try:
+        kilobytes = int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("Rss:")[1].split()[0])
+    except (OSError, IndexError):
+        return "–"
+    return f"{kilobytes / 2**10:.0f} MiB"

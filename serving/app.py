@@ -1,0 +1,102 @@
+"""The FastAPI app: its lifespan opens and closes the appliance, and every route is included here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import sqlalchemy
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from flywheel.errors import FlywheelError
+from flywheel.settings import Settings
+from serving.appliance import Appliance
+from serving.chat import ChatCompletions
+from serving.engine import Engine, EnginePool
+from serving.graph import build_agent
+from serving.live import LiveAliases
+from serving.metrics import Metrics
+from serving.protocol import RequestIds, install_error_handlers
+from serving.reconcile import reconcile_forever
+from serving.routes import (
+    adapters,
+    audit,
+    datasets,
+    documents,
+    embeddings,
+    experiments,
+    feedback,
+    health,
+    interactions,
+    lineage,
+    models,
+    promotions,
+    reviews,
+    runs,
+    status,
+)
+from serving.writer import RecordWriter
+
+CHAT = (models, embeddings, feedback, interactions, documents, health)
+REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, status)
+ROUTERS = (*CHAT, *REVIEW_AND_TURN)
+log = logging.getLogger(__name__)
+
+
+def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
+    """The API on these settings and records (`open_records`); engines and documents are opened when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_appliance(settings, database) as appliance:
+            app.state.appliance = appliance
+            yield
+
+    app = FastAPI(title="Flywheel", version="0.1.0", lifespan=lifespan)
+    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
+    for module in ROUTERS:
+        app.include_router(module.router)
+    app.add_middleware(RequestIds)
+    install_error_handlers(app)
+    return app
+
+
+@asynccontextmanager
+async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> AsyncIterator[Appliance]:
+    """Everything that runs beside the routes: the writer's thread, the reconcile loop, the loading of the library."""
+    writer = RecordWriter(database, limit=settings.serving.writer_queue)
+    writer.start()
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        engines = EnginePool([Engine(url, http) for url in settings.engine.urls])
+        appliance = Appliance(
+            settings=settings,
+            database=database,
+            writer=writer,
+            engines=engines,
+            live=LiveAliases(settings, database, engines),
+            metrics=Metrics(writer),
+            agent=build_agent(),
+        )
+        reconciling = asyncio.create_task(reconcile_forever(appliance))
+        threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
+        try:
+            yield appliance
+        finally:
+            reconciling.cancel()
+            with suppress(asyncio.CancelledError):
+                await reconciling
+            await asyncio.to_thread(writer.close)
+    database.dispose()
+
+
+def _load_library(appliance: Appliance) -> None:
+    try:
+        appliance.load_library()
+    except FlywheelError as error:
+        log.error("%s", error)

@@ -1,0 +1,140 @@
+"""POST /v1/chat/completions: a raw ASGI endpoint, because every layer around it would cost more than its own work.
+
+Body → turn (who speaks) → for routed aliases the graph, otherwise straight on → the engine's bytes → closed row.
+Whatever happens after the asked row, the row is closed: finished, failed, or cancelled when the client went away
+(which also frees the engine). Errors before the first byte have OpenAI's shape and status; later ones are an event
+`data: {"error": …}` with no `[DONE]` behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from flywheel.errors import FlywheelError
+from serving.appliance import Appliance
+from serving.graph import routed_answer
+from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
+from serving.stream import speak
+from serving.turn import Turn, open_turn
+
+STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+log = logging.getLogger(__name__)
+
+
+class ChatCompletions:
+    """The endpoint. An instance, since Starlette takes functions for decorated routes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        appliance: Appliance = scope["app"].state.appliance
+        try:
+            raw = await read_body(receive, limit=appliance.settings.serving.max_body_bytes)
+            body, view = read_chat_body(raw)
+            turn = open_turn(
+                body, view, request_id=scope["request_id"], live=appliance.live, settings=appliance.settings
+            )
+        except FlywheelError as error:
+            status, answer, headers = error_of(error)
+            return await send_bytes(send, status, orjson.dumps(answer), headers)
+        with appliance.live.speaking(turn.target.adapter):  # nothing was awaited since the target was found
+            await _until_gone(Answer(appliance, turn, send).run(), receive)
+        return None
+
+
+class Answer:
+    """Sends one answer, and closes its row."""
+
+    def __init__(self, appliance: Appliance, turn: Turn, send: Send) -> None:
+        self.appliance, self.turn, self.send = appliance, turn, send
+        self.started = False
+
+    async def run(self) -> None:
+        begun = time.monotonic()
+        try:
+            await self._speak()
+            if self.turn.streamed:
+                await self.send({"type": "http.response.body", "body": b""})
+        except asyncio.CancelledError:
+            self._close("cancelled", "The client went away, or serving was stopped.")
+            raise
+        except FlywheelError as error:
+            self._close("failed", str(error))
+            await self._fail(error)
+        finally:
+            self._close("failed", "A defect inside Flywheel; its log says more.")
+            self.appliance.metrics.chat(self.turn, seconds=time.monotonic() - begun)
+
+    async def _speak(self) -> None:
+        if not self.turn.routed:
+            return await speak(self.appliance, self.turn, self._emit)
+        async for piece in routed_answer(self.appliance, self.turn):
+            await self._emit(piece)
+        return None
+
+    async def _emit(self, piece: bytes) -> None:
+        if not self.turn.streamed:
+            return await send_bytes(self.send, 200, piece, self.turn.headers())
+        if not self.started:
+            self.started = True
+            await self.send(start_message(200, {**STREAM_HEADERS, **self.turn.headers()}))
+        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        return None
+
+    async def _fail(self, error: FlywheelError) -> None:
+        status, answer, headers = error_of(error)
+        if not self.started:
+            return await send_bytes(self.send, status, orjson.dumps(answer), {**self.turn.headers(), **headers})
+        await self.send({"type": "http.response.body", "body": b"data: " + orjson.dumps(answer) + b"\n\n"})
+        return None
+
+    def _close(self, status: str, reason: str) -> None:
+        """Close the row, once. The writer takes it without a wait: nobody is told of this row's end."""
+        if self.turn.asked and self.turn.outcome is None:
+            self.turn.outcome = status
+            said = self.turn.said() if self.turn.said else None
+            write = self.turn.closed_write(status, answer=said, error=reason)
+            self.appliance.writer.submit(write, closing=True).add_done_callback(_note_lost)
+
+
+def _note_lost(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("a row stays open until the next start: %s", error)
+
+
+async def read_body(receive: Receive, *, limit: int) -> bytes:
+    """The request's whole body. Raises RequestError (413) as soon as it is too long."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        if len(body) > limit:
+            break
+        message = await receive()
+        body += message.get("body", b"")
+    if len(body) > limit:
+        text = f"The body is longer than {limit} bytes (serving.max_body_bytes)."
+        raise RequestError(text, status=413, code="request_too_large")
+    return body
+
+
+async def _until_gone(answer: Coroutine[None, None, None], receive: Receive) -> None:
+    """Run `answer` to its end, or cancel it when the client goes away."""
+    answering, leaving = asyncio.create_task(answer), asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        if not answering.done():
+            answering.cancel()
+    await asyncio.wait({answering})
+    if not answering.cancelled() and (error := answering.exception()) is not None:
+        raise error
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,170 @@
+"""vLLM over HTTP, and which replica answers next. Nothing else of ours speaks to an engine.
+
+Invariants: an adapter's name is never sent to a replica that reconcile has not marked ready for it (vLLM leaks a lock
+for each unknown name); what vLLM answers with a status below 500 is the caller's to read, everything worse is an
+UnavailableError. Starting and stopping engines is not done here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from flywheel.errors import UnavailableError
+
+QUICK = aiohttp.ClientTimeout(total=5, sock_connect=2)
+LOADING = aiohttp.ClientTimeout(total=120, sock_connect=2)
+ANSWERING = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=120)
+JSON = {"content-type": "application/json"}
+
+
+class Engine:
+    """One vLLM replica."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self.url = url.rstrip("/")
+        self.http = http
+        self.in_flight = 0
+
+    async def healthy(self) -> bool:
+        """Whether it answers at all."""
+        try:
+            async with self.http.get(f"{self.url}/health", timeout=QUICK) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def loaded(self) -> set[str]:
+        """The names of the adapters it holds. Raises UnavailableError."""
+        status, answer = await self._ask("GET", "/v1/models", None, QUICK)
+        if status != 200:
+            raise UnavailableError(f"The engine at {self.url} does not list its adapters: {error_text(answer)}.")
+        return {card["id"] for card in answer["data"] if card.get("parent")}
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Load an adapter under its name; loaded already is success. Raises UnavailableError with vLLM's words."""
+        body = {"lora_name": name, "lora_path": str(folder)}
+        status, answer = await self._ask("POST", "/v1/load_lora_adapter", body, LOADING)
+        if status != 200 and "already been loaded" not in error_text(answer):
+            raise UnavailableError(f"The engine at {self.url} does not load {name}: {error_text(answer)}.")
+
+    async def unload(self, name: str) -> None:
+        """Forget an adapter; not loaded is success. Raises UnavailableError with vLLM's words."""
+        status, answer = await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, QUICK)
+        if status not in (200, 404) and "cannot be found" not in error_text(answer):
+            raise UnavailableError(f"The engine at {self.url} does not unload {name}: {error_text(answer)}.")
+
+    async def tokenize(self, text: str) -> list[int]:
+        """The token ids of a bare text, without special tokens."""
+        _, answer = await self._must("/tokenize", {"prompt": text, "add_special_tokens": False})
+        return list(answer["tokens"])
+
+    async def score(self, name: str, token_ids: list[int]) -> list[float]:
+        """The log-probability of each token after the first, given those before it."""
+        body = {"model": name, "prompt": token_ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        _, answer = await self._must("/v1/completions", body)
+        found = answer["choices"][0]["prompt_logprobs"]
+        return [float(found[place][str(token_ids[place])]["logprob"]) for place in range(1, len(token_ids))]
+
+    async def complete(self, body: dict[str, Any], *, request_id: str | None = None) -> dict[str, Any]:
+        """One whole chat completion. Raises UnavailableError for everything but success."""
+        headers = {"x-request-id": request_id} if request_id else {}
+        _, answer = await self._must("/v1/chat/completions", body, headers)
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, body: dict[str, Any], *, request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A chat completion whose answer is still to be read; leaving the block early frees the engine.
+
+        vLLM makes the completion's id of `request_id`: `chatcmpl-` and then the request id.
+        """
+        self.in_flight += 1
+        try:
+            async with self.http.post(
+                f"{self.url}/v1/chat/completions",
+                data=orjson.dumps(body),
+                headers={**JSON, "x-request-id": request_id},
+                timeout=ANSWERING,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(f"The engine stopped answering ({error_name(error)}). Try again.") from error
+        finally:
+            self.in_flight -= 1
+
+    async def _must(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        status, answer = await self._ask("POST", path, body, ANSWERING, headers)
+        if status != 200:
+            raise UnavailableError(f"The engine at {self.url} refused {path}: {error_text(answer)}.")
+        return status, answer
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's own, which also covers the connection
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        self.in_flight += 1
+        try:
+            data = None if body is None else orjson.dumps(body)
+            async with self.http.request(
+                method, self.url + path, data=data, headers={**JSON, **(headers or {})}, timeout=timeout
+            ) as response:
+                return response.status, read_json(await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(f"The engine at {self.url} does not answer ({error_name(error)}).") from error
+        finally:
+            self.in_flight -= 1
+
+
+class EnginePool:
+    """Every replica, and which adapters each may be asked for."""
+
+    def __init__(self, engines: list[Engine]) -> None:
+        self.engines = engines
+        self._ready: dict[str, set[str]] = {engine.url: set() for engine in engines}
+
+    def mark(self, engine: Engine, adapters: set[str]) -> None:
+        """This replica is ready for exactly these adapters; an empty set means not ready."""
+        self._ready[engine.url] = set(adapters)
+
+    def ready_for(self, engine: Engine) -> set[str]:
+        """The adapters this replica was last marked ready for."""
+        return set(self._ready[engine.url])
+
+    def engine_for(self, adapter: str) -> Engine:
+        """The least busy replica that is ready for `adapter`. Raises UnavailableError."""
+        ready = [engine for engine in self.engines if adapter in self._ready[engine.url]]
+        if not ready:
+            raise UnavailableError(f"No engine is ready for {adapter} yet. Try again in a moment.")
+        return min(ready, key=lambda engine: engine.in_flight)
+
+
+def read_json(raw: bytes) -> dict[str, Any]:
+    """vLLM answers some acts with plain text: that becomes {"message": text}."""
+    try:
+        answer = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {"message": raw.decode(errors="replace")}
+    return answer if isinstance(answer, dict) else {"data": answer}
+
+
+def error_text(answer: Mapping[str, Any]) -> str:
+    """vLLM's own words for what went wrong, on one line."""
+    error = answer.get("error", answer)
+    message = error.get("message", "") if isinstance(error, Mapping) else error
+    return " ".join(str(message).split()) or "no reason given"
+
+
+def error_name(error: BaseException) -> str:
+    return "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__

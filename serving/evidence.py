@@ -1,0 +1,95 @@
+"""The evidence of a running experiment: read from interactions and ratings, judged, stored, acted on.
+
+The first SHIP is kept as it stands, so that an approval can be bound to it, unless a later look says ROLLBACK or
+INVALID; those stop the experiment at once, in the transaction that stores them. The rules are in `serving/verdict.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine as Database
+from sqlalchemy import and_, case, func, or_
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, col, select
+
+from flywheel.audit import record_act
+from flywheel.database import reading, writing
+from flywheel.experiments import Experiment, record_evidence, running_experiment, stop_experiment
+from flywheel.feedback import RATING, Feedback
+from flywheel.interactions import Interaction
+from serving.verdict import UserCounts, look
+
+WHITESPACE = " \n\r\t"
+RATED_BY = ("user", "simulated")
+"""Whose ratings count: those of the people who were answered."""
+
+
+def look_at_running(database: Database, *, alias: str) -> bool:
+    """Take a look at the alias's running experiment and store it; True when that stopped the experiment."""
+    with reading(database) as session:
+        experiment = running_experiment(session, alias=alias)
+        if experiment is None:
+            return False
+        evidence = look(experiment, user_counts(session, experiment))
+    earlier = experiment.evidence or {}
+    final = evidence["verdict"] in ("ROLLBACK", "INVALID")
+    if not final and (earlier.get("verdict") == "SHIP" or _figures(earlier) == _figures(evidence)):
+        return False
+    with writing(database) as session:
+        current = session.get_one(Experiment, experiment.id, with_for_update=True)
+        if current.state != "running" or (not final and current.evidence_hash != experiment.evidence_hash):
+            return False  # somebody else has looked meanwhile, and perhaps said SHIP: the next look will see it
+        record_evidence(session, current, evidence)
+        if not final:
+            return False
+        stop_experiment(session, current, state="stopped")
+        details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
+        record_act(
+            session,
+            tenant=current.tenant,
+            actor="system",
+            act="stop_experiment",
+            subject=current.id,
+            details=details,
+        )
+    return True
+
+
+def _figures(evidence: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in evidence.items() if key != "looks"}
+
+
+def user_counts(session: Session, experiment: Experiment) -> list[UserCounts]:
+    """Every user of every arm, read from the interactions and their newest ratings."""
+    mine = col(Interaction.experiment_id) == experiment.id
+    newest = (
+        select(func.max(col(Feedback.id)))
+        .join(Interaction, col(Interaction.id) == col(Feedback.completion_id))
+        .where(mine, Feedback.name == RATING, col(Feedback.source).in_(RATED_BY))
+        .group_by(col(Feedback.completion_id), col(Feedback.choice), func.coalesce(col(Feedback.actor), ""))
+    )
+    rated = (
+        select_columns(col(Interaction.unit), col(Interaction.arm), func.avg(Feedback.score))
+        .join(Feedback, col(Feedback.completion_id) == col(Interaction.id))
+        .where(mine, col(Feedback.id).in_(newest))
+        .group_by(col(Interaction.unit), col(Interaction.arm))
+    )
+    ratings = {(unit, arm): float(mean) for unit, arm, mean in session.execute(rated)}
+    finished = col(Interaction.status) == "finished"
+    no_text = func.trim(func.coalesce(col(Interaction.answer), ""), WHITESPACE) == ""
+    counted = (
+        select_columns(
+            col(Interaction.unit),
+            col(Interaction.arm),
+            func.sum(case((finished, 1), else_=0)),
+            func.sum(case((col(Interaction.status) == "failed", 1), else_=0)),
+            func.sum(case((and_(finished, or_(no_text, col(Interaction.finish_reason) == "length")), 1), else_=0)),
+        )
+        .where(mine, col(Interaction.arm).is_not(None))
+        .group_by(col(Interaction.unit), col(Interaction.arm))
+    )
+    return [
+        UserCounts(unit, arm, int(done), int(failed), int(flawed), ratings.get((unit, arm)))
+        for unit, arm, done, failed, flawed in session.execute(counted)
+    ]

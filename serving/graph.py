@@ -1,0 +1,99 @@
+"""The routed turn as a LangGraph: classify ─→ knowledge | small_talk | refuse ─→ answer. It only wires.
+
+`classify` finds out what the question wants and which passages are nearest; the three routes differ in nothing but the
+prompt; `answer` asks the engine and streams its bytes through LangGraph's writer. The graph keeps nothing between
+turns: a conversation's earlier turns come with the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+
+from flywheel.interactions import Passage
+from flywheel.messages import Message
+from serving import prompts
+from serving.appliance import Appliance
+from serving.router import question_of
+from serving.stream import speak
+from serving.turn import Turn
+
+
+class State(TypedDict, total=False):
+    messages: list[Message]
+    route: str
+    passages: list[Passage]
+    prompt: list[Message]
+
+
+@dataclass
+class Context:
+    appliance: Appliance
+    turn: Turn
+
+
+async def classify(state: State, runtime: Runtime[Context]) -> State:
+    library, router = runtime.context.appliance.ready_library(), runtime.context.appliance.ready_router()
+    decision = await asyncio.to_thread(router.decide, library, question_of(state["messages"]))
+    turn = runtime.context.turn
+    turn.intent, turn.index_version, turn.router_version = decision.intent, library.index_version, router.version
+    return {"route": decision.route, "passages": decision.passages}
+
+
+def knowledge(state: State) -> State:
+    return {"prompt": prompts.knowledge_prompt(state["messages"], state["passages"])}
+
+
+def small_talk(state: State) -> State:
+    return {"prompt": prompts.small_talk_prompt(state["messages"]), "passages": []}
+
+
+def refuse(state: State) -> State:
+    return {"prompt": prompts.refuse_prompt(state["messages"]), "passages": []}
+
+
+async def answer(state: State, runtime: Runtime[Context]) -> State:
+    turn = runtime.context.turn
+    turn.route, turn.passages, turn.prompt = state["route"], state["passages"], state["prompt"]
+    turn.prompt_version = prompts.PROMPT_VERSION
+
+    async def emit(piece: bytes) -> None:
+        runtime.stream_writer(piece)
+
+    await speak(runtime.context.appliance, turn, emit)
+    return {}
+
+
+def chosen_route(state: State) -> str:
+    return state["route"]
+
+
+def build_agent() -> CompiledStateGraph[State, Context, State, State]:
+    """Compiled once, when serving starts."""
+    graph = StateGraph(State, context_schema=Context)
+    graph.add_node("classify", classify)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "classify")
+    for name, node in {"knowledge": knowledge, "small_talk": small_talk, "refuse": refuse}.items():
+        graph.add_node(name, node)
+        graph.add_edge(name, "answer")
+    graph.add_conditional_edges("classify", chosen_route, ["knowledge", "small_talk", "refuse"])
+    graph.add_edge("answer", END)
+    return graph.compile()
+
+
+async def routed_answer(appliance: Appliance, turn: Turn) -> AsyncIterator[bytes]:
+    """The answer's bytes as they come. Errors of the nodes come out as they were raised."""
+    context = Context(appliance, turn)
+    state: State = {"messages": turn.view.messages}
+    stream: Any = appliance.agent.astream(state, context=context, stream_mode="custom")
+    async with aclosing(stream) as pieces:
+        async for piece in pieces:
+            yield piece

@@ -1,0 +1,205 @@
+"""Who answers to which name now: the champion of the alias pair, the running experiment, the adapters in reach.
+
+Data model: a `Standing` is one reading of the database; it is replaced whole, so a request sees the state before or
+after a promotion and never a mixture. Which engine is ready for what stands in the engine pool; how many requests are
+in flight per adapter is counted here, so that nothing is unloaded while it speaks.
+
+Invariant: users are split between the arms only while every replica in service is ready for both of them. Before that
+(a challenger just published, an engine just started) everybody is answered by the champion and belongs to no arm, so
+no user is ever counted in two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Engine as Database
+
+from flywheel.adapters import identity_adapter
+from flywheel.base_model import base_model_hash, module_shapes
+from flywheel.database import reading
+from flywheel.errors import NotFoundError, UnavailableError
+from flywheel.experiments import CHALLENGER, Experiment, arm_of, running_experiment
+from flywheel.promotions import live_adapter, live_promotion
+from flywheel.settings import Settings
+from serving.engine import EnginePool
+
+
+class UnknownNameError(NotFoundError):
+    """The name asked for is neither an alias nor an adapter in reach."""
+
+    code = "model_not_found"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What adapters are checked against."""
+
+    folder: Path
+    hash: str
+    shapes: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One reading of the database."""
+
+    champion: str | None = None
+    epoch: str | None = None
+    previous: str | None = None
+    identity: str | None = None
+    experiment: Experiment | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Who answers one request."""
+
+    alias: str
+    adapter: str
+    arm: str | None
+    experiment_id: str | None
+    epoch: str | None
+    routed: bool
+
+
+@dataclass
+class Watch:
+    """What reconcile remembers about one engine from tick to tick."""
+
+    misses: int = 0
+    """Ticks in a row in which it did not answer."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """{adapter: why it is not ready}; the empty name stands for the engine itself."""
+    rest_until: dict[str, float] = field(default_factory=dict)
+    """{adapter: monotonic time before which it is not tried again}."""
+
+    def note(self, adapter: str, trouble: str | None) -> bool:
+        """Keep what is wrong (None: nothing is). True when that is news."""
+        if trouble is None:
+            self.troubles.pop(adapter, None)
+            return False
+        known, self.troubles[adapter] = self.troubles.get(adapter), trouble
+        return trouble != known
+
+
+def read_base_model(folder: Path) -> BaseModel:
+    """The base model's hash and shapes. Raises UserError."""
+    return BaseModel(folder, base_model_hash(str(folder)), module_shapes(str(folder)))
+
+
+class LiveAliases:
+    """The standing, and the requests in flight per adapter."""
+
+    def __init__(self, settings: Settings, database: Database, engines: EnginePool) -> None:
+        self.settings = settings
+        self.standing = Standing()
+        self.base_model: BaseModel | None = None
+        self.watches = {engine.url: Watch() for engine in engines.engines}
+        self._database = database
+        self._engines = engines
+        self._asked_for: str | None = None
+        self._in_flight: Counter[str] = Counter()
+        self._refreshing = asyncio.Lock()
+
+    def target(self, name: str, *, unit: str) -> Target:
+        """Who answers `unit` (a user or conversation) under this name.
+
+        Raises UnknownNameError (404), and UnavailableError while nothing is live yet.
+        """
+        standing, serving = self.standing, self.settings.serving
+        if name not in (serving.alias, serving.plain_alias):
+            if name not in self.wanted():
+                raise UnknownNameError(f"No model {name!r} is served here. GET /v1/models lists the names.")
+            return Target(name, name, None, None, standing.epoch, routed=False)
+        if standing.champion is None:
+            raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
+        adapter, arm, experiment_id = standing.champion, None, None
+        if standing.experiment is not None and self._both_arms_ready():
+            arm, experiment_id = arm_of(standing.experiment, unit), standing.experiment.id
+            adapter = standing.experiment.challenger if arm == CHALLENGER else standing.champion
+        return Target(name, adapter, arm, experiment_id, standing.epoch, routed=name == serving.alias)
+
+    def wanted(self) -> list[str]:
+        """The adapters that engines should hold, the most important first, no more than they have places for.
+
+        The previous champion is among them, so that a rollback is one flip.
+        """
+        standing, experiment = self.standing, self.standing.experiment
+        arms = [experiment.champion, experiment.challenger] if experiment else []
+        names = [standing.champion, standing.identity, *arms, self._asked_for, standing.previous]
+        return list(dict.fromkeys(name for name in names if name is not None))[: self.settings.engine.max_loras]
+
+    def ask_for(self, adapter: str) -> None:
+        """Have an adapter loaded that the records alone do not call for: one that is to be rolled back to."""
+        self._asked_for = adapter
+
+    def _both_arms_ready(self) -> bool:
+        experiment, champion = self.standing.experiment, self.standing.champion
+        if experiment is None or experiment.champion != champion:
+            return False
+        return not self.not_ready(experiment.challenger)
+
+    def not_ready(self, adapter: str) -> list[str]:
+        """Which replicas in service (ready for the champion) cannot serve `adapter`, a sentence each."""
+        champion = self.standing.champion
+        in_service = [engine for engine in self._engines.engines if champion in self._engines.ready_for(engine)]
+        if not in_service:
+            return ["no engine is ready"]
+        return [
+            f"{adapter} is not ready on the engine at {engine.url}"
+            + (f" ({trouble})" if (trouble := self.watches[engine.url].troubles.get(adapter)) else "")
+            for engine in in_service
+            if adapter not in self._engines.ready_for(engine)
+        ]
+
+    @contextmanager
+    def speaking(self, adapter: str) -> Iterator[None]:
+        """Counts one request for `adapter`. Enter it before anything is awaited after `target`."""
+        self._in_flight[adapter] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[adapter] -= 1
+
+    def in_flight(self, adapter: str) -> int:
+        """How many requests `adapter` is answering."""
+        return self._in_flight[adapter]
+
+    def names(self) -> list[str]:
+        """Every name a client may ask for: the aliases, then the adapters in reach."""
+        serving = self.settings.serving
+        return [serving.alias, serving.plain_alias, *self.wanted()]
+
+    def loaded_on(self, adapter: str) -> list[str]:
+        """The engines that are ready for `adapter`."""
+        return [engine.url for engine in self._engines.engines if adapter in self._engines.ready_for(engine)]
+
+    async def refresh(self) -> None:
+        """Read champion, epoch and experiment from the database."""
+        async with self._refreshing:  # an older reading never replaces a newer one
+            if self.base_model is None:
+                self.base_model = await asyncio.to_thread(read_base_model, Path(self.settings.base_model_path))
+            self.standing = await asyncio.to_thread(read_standing, self._database, self.settings, self.base_model)
+
+
+def read_standing(database: Database, settings: Settings, base_model: BaseModel) -> Standing:
+    """One consistent reading of who is live and what runs."""
+    alias = settings.serving.alias
+    with reading(database) as session:
+        champion = live_adapter(session, alias=alias, base_model_hash=base_model.hash)
+        identity = identity_adapter(session, base_model_hash=base_model.hash)
+        row = live_promotion(session, alias=alias)
+        promoted = row is not None and champion is not None and row.adapter == champion.name
+        return Standing(
+            champion=champion.name if champion else None,
+            epoch=row.id if row and promoted else None,
+            previous=row.previous if row and promoted else None,
+            identity=identity.name if identity else None,
+            experiment=running_experiment(session, alias=alias),
+        )

@@ -1,0 +1,187 @@
+"""The shapes of OpenAI's API that are ours to keep: error bodies, request ids, the checks on a chat request's body.
+
+Every answer carries `x-request-id`; every error is {"error": {"message", "type", "param", "code"}} with a string code.
+A chat body is checked only where we read it: whatever else it holds is the engine's to judge.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+import uuid_utils
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flywheel.errors import EvidenceError, FlywheelError, UnavailableError
+
+RETRY_AFTER_SECONDS = 1
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
+log = logging.getLogger(__name__)
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ChatBody(msgspec.Struct):
+    """The fields of a chat request that we read. The body itself stays a dict, and goes on as it came."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+
+
+class RequestError(FlywheelError):
+    """A request that OpenAI's API refuses as well. `param` names the field."""
+
+    status = 400
+    code = "invalid_value"
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str = "invalid_value"):
+        super().__init__(message)
+        self.param, self.status, self.code = param, status, code
+
+
+def read_chat_body(raw: bytes) -> tuple[dict[str, Any], ChatBody]:
+    """The body as it came, and its checked view. Raises RequestError with one line for the first thing wrong."""
+    try:
+        body = msgspec.json.decode(raw)
+        view = msgspec.convert(body, ChatBody)
+    except msgspec.ValidationError as error:
+        message, place = _explain(str(error))
+        raise RequestError(message, param=place) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not view.messages:
+        raise RequestError("messages is empty: a chat needs at least one message.", param="messages")
+    return body, view
+
+
+def _explain(message: str) -> tuple[str, str | None]:
+    found = PLACE.search(message)
+    place = found["place"] if found else None
+    missing = re.match(r"Object missing required field `(\w+)`", message)
+    if missing:
+        return f"{missing[1]} is missing: a chat request needs model and messages.", missing[1]
+    return f"{place or 'body'}: {PLACE.sub('', message).lower()}.", place
+
+
+def error_body(message: str, *, status: int, param: str | None = None, code: str, **more: Any) -> dict[str, Any]:
+    """One error as OpenAI's clients read it."""
+    kind = TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
+
+
+def error_of(error: FlywheelError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers for an error raised on purpose."""
+    more = {"missing": error.missing} if isinstance(error, EvidenceError) else {}
+    body = error_body(
+        str(error), status=error.status, param=getattr(error, "param", None), code=str(error.code), **more
+    )
+    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else {}
+    return error.status, body, headers
+
+
+async def send_bytes(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """One whole JSON answer over raw ASGI."""
+    await send(start_message(status, {"content-length": str(len(body)), **headers}))
+    await send({"type": "http.response.body", "body": body})
+
+
+def start_message(status: int, headers: Mapping[str, str]) -> Message:
+    pairs: Iterable[tuple[str, str]] = {"content-type": "application/json", **headers}.items()
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(name.encode(), value.encode("latin-1", "replace")) for name, value in pairs],
+    }
+
+
+class RequestIds:
+    """Gives every request an id (the client's own, when it is sane), and every answer its header.
+
+    The outermost of our layers, so also the last handler: what nobody caught becomes a 500 in OpenAI's shape.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id = _request_id(scope)
+        scope["request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(raw=message["headers"])["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if not started:
+                text = f"Something went wrong inside Flywheel; its log holds the cause under request id {request_id}."
+                body = orjson.dumps(error_body(text, status=500, code="internal_error"))
+                await send_bytes(send_with_id, 500, body, {})
+        return None
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if SANE_REQUEST_ID.fullmatch(text):
+                return text
+    return f"req_{uuid_utils.uuid7().hex}"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Turn every error of the decorated routes into OpenAI's shape."""
+
+    @app.exception_handler(FlywheelError)
+    async def on_purpose(_request: Request, error: FlywheelError) -> JSONResponse:
+        status, body, headers = error_of(error)
+        return JSONResponse(body, status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or None
+        broken = first["type"] == "json_invalid"
+        message = "The body is not valid JSON." if broken else f"{place or 'body'}: {first['msg']}."
+        code = "invalid_json" if broken else "invalid_value"
+        return JSONResponse(error_body(message, status=400, param=None if broken else place, code=code), 400)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"Nothing is served at {request.url.path}. The routes are listed at /openapi.json."
+        code = CODES.get(error.status_code, "invalid_request")
+        return JSONResponse(
+            error_body(message, status=error.status_code, code=code), error.status_code, dict(error.headers or {})
+        )

@@ -1,0 +1,84 @@
+"""/v1/experiments: champion against challenger, with the evidence so far. The worker opens them; a person may, too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from flywheel.adapters import adapter
+from flywheel.database import reading, writing
+from flywheel.errors import ConflictError, UserError
+from flywheel.experiments import Experiment, experiment, latest_experiments, open_experiment
+from flywheel.promotions import live_adapter
+from serving.appliance import Appliance, appliance_of
+from serving.evidence import look_at_running
+
+router = APIRouter(tags=["experiments"])
+Holder = Annotated[Appliance, Depends(appliance_of)]
+
+
+class ExperimentBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    challenger: str
+    traffic_share: float | None = Field(default=None, gt=0, lt=1)
+    minimum_users: int | None = Field(default=None, ge=10)
+    planned_effect: float | None = Field(default=None, gt=0, lt=1)
+    actor: str = Field(min_length=1, pattern=r"\S")
+
+
+@router.get("/v1/experiments")
+def list_experiments(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
+    """Newest first."""
+    with reading(appliance.database) as session:
+        rows = latest_experiments(session, tenant=appliance.settings.tenant, limit=limit)
+    return {"data": [row.model_dump() for row in rows]}
+
+
+@router.get("/v1/experiments/{experiment_id}")
+async def one_experiment(experiment_id: str, appliance: Holder) -> dict[str, Any]:
+    """One experiment, looked at afresh while it runs."""
+    if await asyncio.to_thread(look_at_running, appliance.database, alias=appliance.settings.serving.alias):
+        await appliance.live.refresh()
+    return await asyncio.to_thread(_read, appliance, experiment_id)
+
+
+def _read(appliance: Appliance, experiment_id: str) -> dict[str, Any]:
+    with reading(appliance.database) as session:
+        return experiment(session, experiment_id, tenant=appliance.settings.tenant).model_dump()
+
+
+@router.post("/v1/experiments")
+async def open_by_hand(body: ExperimentBody, appliance: Holder) -> dict[str, Any]:
+    """Let an adapter challenge the live one. Users are split once every engine is ready for both."""
+    opened = await asyncio.to_thread(_open, appliance, body)
+    await appliance.live.refresh()
+    return opened.model_dump()
+
+
+def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
+    settings, base_model = appliance.settings, appliance.live.base_model
+    if base_model is None:
+        raise ConflictError(
+            "Nothing is live yet, so there is no champion to challenge: wait until the engine is ready."
+        )
+    with writing(appliance.database) as session:
+        challenger = adapter(session, body.challenger)
+        champion = live_adapter(session, alias=settings.serving.alias, base_model_hash=base_model.hash)
+        if champion is None or challenger.base_model_hash != base_model.hash:
+            raise UserError(f"{challenger.name} was trained on another base model than the one that is served.")
+        if challenger.name == champion.name:
+            raise ConflictError(f"{champion.name} is live already: it cannot challenge itself.")
+        return open_experiment(
+            session,
+            tenant=settings.tenant,
+            alias=settings.serving.alias,
+            champion=champion.name,
+            challenger=challenger.name,
+            traffic_share=body.traffic_share or settings.retrain.traffic_share,
+            minimum_users=body.minimum_users or settings.retrain.minimum_users,
+            planned_effect=body.planned_effect or settings.retrain.planned_effect,
+            actor=body.actor,
+        )

@@ -1,0 +1,84 @@
+"""/healthz, /readyz and /metrics: for whatever watches over the process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from flywheel.database import reading
+from serving.appliance import Appliance, appliance_of
+
+router = APIRouter(tags=["health"])
+Holder = Annotated[Appliance, Depends(appliance_of)]
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def ready(appliance: Holder) -> JSONResponse:
+    """Whether a routed chat would be answered now, part by part."""
+    parts = {
+        "database": await asyncio.to_thread(_database, appliance),
+        "engine": await _engine(appliance),
+        "vector_store": await asyncio.to_thread(_vector_store, appliance),
+        "live_adapter": _live_adapter(appliance),
+        "writer": _writer(appliance),
+    }
+    whole = all(part["ready"] for part in parts.values())
+    return JSONResponse({"ready": whole, "parts": parts}, 200 if whole else 503)
+
+
+@router.get("/metrics")
+async def figures(appliance: Holder) -> Response:
+    """For Prometheus."""
+    return Response(appliance.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _part(ready: bool, detail: str) -> dict[str, Any]:
+    return {"ready": ready, "detail": detail}
+
+
+def _database(appliance: Appliance) -> dict[str, Any]:
+    try:
+        with reading(appliance.database) as session:
+            session.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        return _part(False, str(error).splitlines()[0])
+    return _part(True, appliance.database.dialect.name)
+
+
+async def _engine(appliance: Appliance) -> dict[str, Any]:
+    engines = appliance.engines.engines
+    alive = await asyncio.gather(*(engine.healthy() for engine in engines))
+    silent = [engine.url for engine, answers in zip(engines, alive, strict=True) if not answers]
+    detail = f"{sum(alive)} of {len(engines)} answer" + (f"; silent: {', '.join(silent)}" if silent else "")
+    return _part(any(alive), detail)
+
+
+def _vector_store(appliance: Appliance) -> dict[str, Any]:
+    library = appliance.library
+    if library is None:
+        return _part(False, appliance.library_trouble)
+    return _part(library.healthy(), f"{len(library.documents())} documents, index {library.index_version}")
+
+
+def _live_adapter(appliance: Appliance) -> dict[str, Any]:
+    standing = appliance.live.standing
+    if standing.champion is None:
+        return _part(False, "no adapter is live yet")
+    waits = appliance.live.not_ready(standing.champion)
+    return _part(not waits, "; ".join(waits) or standing.champion)
+
+
+def _writer(appliance: Appliance) -> dict[str, Any]:
+    writer = appliance.writer
+    return _part(writer.alive and writer.waiting < writer.limit, f"{writer.waiting} of {writer.limit} waiting")

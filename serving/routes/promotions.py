@@ -1,0 +1,121 @@
+"""/v1/promotions: the operator's decision, and the ledger of who served when.
+
+The alias flips in the transaction that writes the ledger's row; requests see it as soon as this route has read the
+database back, before it answers. Engines are never waited for here: what is not ready everywhere is not promoted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict
+from sqlmodel import Session
+
+from flywheel.adapters import Adapter, adapter
+from flywheel.database import reading, writing
+from flywheel.errors import ConflictError, UnavailableError
+from flywheel.experiments import Experiment, experiment, running_experiment
+from flywheel.promotions import (
+    Approval,
+    Promotion,
+    live_adapter,
+    live_promotion,
+    promote,
+    promotions,
+    reject,
+    roll_back,
+)
+from serving.appliance import Appliance, appliance_of
+
+router = APIRouter(tags=["promotions"])
+Holder = Annotated[Appliance, Depends(appliance_of)]
+
+
+class PromotionBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    act: Literal["promote", "reject", "roll_back"]
+    actor: str
+    reason: str = ""
+    experiment_id: str | None = None
+    """promote and reject: without it, the running experiment."""
+    evidence_hash: str = ""
+    """promote: the hash of the evidence that the operator looked at."""
+    adapter: str | None = None
+    """roll_back: the target; without it, the adapter that was live before."""
+    override: bool = False
+
+
+@router.post("/v1/promotions")
+async def decide(body: PromotionBody, appliance: Holder) -> dict[str, Any]:
+    """Promote, reject or roll back. 412 with `error.missing` when a promotion lacks something."""
+    row = await asyncio.to_thread(_act, appliance, body)
+    await appliance.live.refresh()
+    return row.model_dump(exclude={"evidence"})
+
+
+@router.get("/v1/promotions")
+def ledger(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
+    """Who is live, and every decision, newest first."""
+    alias, standing = appliance.settings.serving.alias, appliance.live.standing
+    with reading(appliance.database) as session:
+        rows = promotions(session, alias=alias, limit=limit)
+    live = {"alias": alias, "adapter": standing.champion, "epoch": standing.epoch}
+    return {"live": live, "data": [row.model_dump(exclude={"evidence"}) for row in rows]}
+
+
+def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
+    alias = appliance.settings.serving.alias
+    with writing(appliance.database) as session:
+        live = _live(appliance, session)
+        if body.act == "roll_back":
+            return _roll_back(appliance, session, body, live=live)
+        trial = _experiment(session, body, tenant=appliance.settings.tenant, alias=alias)
+        if body.act == "reject":
+            return reject(session, trial, live=live, actor=body.actor, reason=body.reason)
+        approval = Approval(body.actor, body.reason, body.evidence_hash, body.override)
+        return promote(
+            session, trial, live=live, approval=approval, not_ready=appliance.live.not_ready(trial.challenger)
+        )
+
+
+def _live(appliance: Appliance, session: Session) -> Adapter:
+    base_model = appliance.live.base_model
+    live = base_model and live_adapter(session, alias=appliance.settings.serving.alias, base_model_hash=base_model.hash)
+    if not live:
+        raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
+    return live
+
+
+def _experiment(session: Session, body: PromotionBody, *, tenant: str, alias: str) -> Experiment:
+    if body.experiment_id is not None:
+        return experiment(session, body.experiment_id, tenant=tenant)
+    running = running_experiment(session, alias=alias)
+    if running is None:
+        raise ConflictError(f"No experiment runs for {alias!r}: there is nothing to decide.")
+    return running
+
+
+def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, live: Adapter) -> Promotion:
+    alias, last = appliance.settings.serving.alias, live_promotion(session, alias=appliance.settings.serving.alias)
+    name = body.adapter or (last.previous if last else None)
+    if name is None:
+        raise ConflictError(f"Nothing was ever promoted for {alias!r}: there is nothing to roll back.")
+    target = adapter(session, name)
+    row = roll_back(
+        session,
+        tenant=appliance.settings.tenant,
+        alias=alias,
+        target=target,
+        live=live,
+        actor=body.actor,
+        reason=body.reason,
+    )
+    not_ready = appliance.live.not_ready(target.name)
+    if not_ready:
+        appliance.live.ask_for(target.name)
+        raise UnavailableError(
+            f"Not rolled back yet: {'; '.join(not_ready)}. It is being loaded: try again in a moment."
+        )
+    return row

@@ -1,0 +1,164 @@
+"""From the engine's answer to the client's, byte for byte where nothing is ours to change.
+
+Invariants: the asked row is committed before the engine is called (so before the first byte leaves), the finished row
+before the last event or the body's end. Success means a finish reason and no error in between: anything else raises,
+and what was relayed so far stays in `Relay.text()` for the row. One engine answers a request; there is no second try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+
+from flywheel.database import now
+from flywheel.errors import FlywheelError, UnavailableError
+from serving.appliance import Appliance
+from serving.citations import mark_cited, url_citations
+from serving.engine import error_text, read_json
+from serving.protocol import RequestError
+from serving.turn import Turn
+
+Emit = Callable[[bytes], Awaitable[None]]
+DONE = b"data: [DONE]\n\n"
+NOT_PLAIN = (b'"finish_reason":"', b'"choices":[]', b'data: {"error"', b"data: [DONE]")
+"""What makes an event one that we must look into. Inside a JSON string the quotes would be escaped."""
+
+
+class Relay:
+    """The events of one streamed answer: renames the speaker, keeps them for the record, holds back what is not
+    theirs."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.done = False
+        self.error: str | None = None
+        self.finish_reason: str | None = None
+        self.usage: dict[str, Any] = {}
+        self._kept: list[bytes] = []
+        self._rest = b""
+        self._engines_name = b'"model":' + orjson.dumps(turn.target.adapter)
+        self._our_name = (
+            b'"model":'
+            + orjson.dumps(turn.target.alias)
+            + b',"system_fingerprint":'
+            + orjson.dumps(turn.target.adapter)
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes that may go to the client now: whole events only."""
+        data = self._rest + data
+        cut = data.rfind(b"\n\n") + 2
+        if cut < 2:
+            self._rest = data
+            return b""
+        self._rest = data[cut:]
+        events = data[:cut].replace(self._engines_name, self._our_name)
+        self._kept.append(events)
+        if not any(mark in events for mark in NOT_PLAIN):
+            return events
+        return b"".join(self._inspect(event) for event in events.split(b"\n\n") if event)
+
+    def _inspect(self, event: bytes) -> bytes:
+        payload = event.removeprefix(b"data: ")
+        if payload == b"[DONE]":
+            self.done = True
+            return b""
+        if not any(mark in event for mark in NOT_PLAIN):
+            return event + b"\n\n"
+        chunk = orjson.loads(payload)
+        if "error" in chunk:
+            self.error = error_text(chunk)
+            return b""
+        if not chunk["choices"]:
+            self.usage = chunk.get("usage") or {}
+            chunk["system_fingerprint"] = self.turn.target.adapter
+            return b"data: " + orjson.dumps(chunk) + b"\n\n" if self.turn.wants_usage else b""
+        return self._finish(event, chunk)
+
+    def _finish(self, event: bytes, chunk: dict[str, Any]) -> bytes:
+        choice = chunk["choices"][0]
+        if choice.get("index") == 0:
+            self.finish_reason = choice["finish_reason"]
+        found = url_citations(self.turn.passages, self.text(choice.get("index", 0))) if self.turn.passages else []
+        if not found:
+            return event + b"\n\n"
+        choice["delta"]["annotations"] = found
+        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+    def text(self, index: int = 0) -> str:
+        """The words relayed so far for one choice. Parses the kept events: call it once, at the end."""
+        words: list[str] = []
+        for event in b"".join(self._kept).split(b"\n\n"):
+            if event.startswith(b"data: {"):
+                choices = orjson.loads(event[6:]).get("choices", ())
+                words += [one["delta"].get("content") or "" for one in choices if one.get("index", 0) == index]
+        return "".join(words)
+
+
+async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
+    """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row."""
+    engine = appliance.engines.engine_for(turn.target.adapter)
+    committed = appliance.writer.submit(turn.asked_write())
+    turn.asked = True
+    await committed
+    body = turn.engine_body(seeded=appliance.settings.engine.seeds)
+    async with engine.stream(body, request_id=turn.handle) as response:
+        if response.status != 200:
+            raise refusal(response.status, await response.read())
+        if turn.streamed:
+            await _relay(appliance, turn, response, emit)
+        else:
+            await _whole(appliance, turn, await response.read(), emit)
+
+
+async def _relay(appliance: Appliance, turn: Turn, response: aiohttp.ClientResponse, emit: Emit) -> None:
+    relay = Relay(turn)
+    turn.said = relay.text
+    async for data in response.content.iter_any():
+        turn.first_token_at = turn.first_token_at or now()
+        ready = relay.feed(data)
+        if ready:
+            await emit(ready)
+    if relay.error is not None:
+        raise UnavailableError(f"The engine failed in the middle of the answer: {relay.error}.")
+    if not relay.done or relay.finish_reason is None:
+        raise UnavailableError("The engine broke off in the middle of the answer.")
+    await _finish(appliance, turn, relay.text(), relay.finish_reason, relay.usage)
+    await emit(DONE)
+
+
+async def _whole(appliance: Appliance, turn: Turn, raw: bytes, emit: Emit) -> None:
+    answer = orjson.loads(raw)
+    answer["model"], answer["system_fingerprint"] = turn.target.alias, turn.target.adapter
+    for choice in answer["choices"]:
+        if turn.passages:
+            choice["message"]["annotations"] = url_citations(turn.passages, choice["message"].get("content") or "")
+    first = answer["choices"][0]
+    text = first["message"].get("content") or ""
+    await _finish(appliance, turn, text, first["finish_reason"], answer.get("usage") or {})
+    if turn.routed:
+        answer["passages"] = [found.model_dump() for found in turn.passages]
+    await emit(orjson.dumps(answer))
+
+
+async def _finish(
+    appliance: Appliance, turn: Turn, text: str, finish_reason: str | None, usage: dict[str, Any]
+) -> None:
+    turn.passages = mark_cited(turn.passages, text)
+    tokens = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    write = turn.closed_write("finished", answer=text, finish_reason=finish_reason, **tokens)
+    await appliance.writer.submit(write, closing=True)
+    turn.outcome = "finished"
+    appliance.metrics.tokens(**tokens)
+
+
+def refusal(status: int, raw: bytes) -> FlywheelError:
+    """The engine's refusal as ours: what the caller can mend stays theirs, everything else is for a later try."""
+    answer = read_json(raw)
+    if status in (400, 422):
+        error = answer.get("error")
+        return RequestError(error_text(answer), param=error.get("param") if isinstance(error, dict) else None)
+    return UnavailableError(f"The engine did not answer ({status}): {error_text(answer)}.")

@@ -1,0 +1,172 @@
+"""Turn: one chat request on its way from the client's body to the closed row of the record.
+
+It gathers what the interaction's row needs, builds what the engine is asked, and makes the two writes: `asked` before
+the engine is called, `closed` when it is over. A row that is closed already is never changed (P1 and P2 of the record).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import Table, bindparam, insert, update
+
+from flywheel.database import now
+from flywheel.interactions import OPEN, Interaction, Passage
+from flywheel.messages import Message, conversation_key
+from flywheel.settings import Settings
+from serving.live import LiveAliases, Target
+from serving.protocol import ChatBody, RequestError
+from serving.writer import Write
+
+INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
+ASK = insert(INTERACTION)
+CLOSING = ("passages", "answer", "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
+CLOSE = (
+    update(INTERACTION)
+    .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
+    .values({name: bindparam(f"new_{name}") for name in (*CLOSING, "first_token_at", "finished_at")})
+)
+OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identifier", "metadata", "store"}
+"""Fields of the body that are ours, or that are built anew for the engine."""
+
+
+@dataclass
+class Turn:
+    request_id: str
+    tenant: str
+    view: ChatBody
+    target: Target
+    user: str | None
+    conversation: str
+    unit: str
+    parameters: dict[str, Any]
+    """Everything else of the body, with our defaults: what the engine gets beside the prompt."""
+    prompt: list[Message]
+    handle: str = field(default_factory=lambda: uuid_utils.uuid7().hex)
+    asked_at: datetime = field(default_factory=now)
+    first_token_at: datetime | None = None
+    intent: str | None = None
+    route: str | None = None
+    passages: list[Passage] = field(default_factory=list)
+    prompt_version: str | None = None
+    index_version: str | None = None
+    router_version: str | None = None
+    asked: bool = False
+    """The row is with the writer: it has to be closed."""
+    outcome: str | None = None
+    said: Callable[[], str] | None = None
+    """The words that left so far, for a row that ends early."""
+
+    @property
+    def completion_id(self) -> str:
+        """What clients see; vLLM makes the same id of the handle that we send along."""
+        return f"chatcmpl-{self.handle}"
+
+    @property
+    def routed(self) -> bool:
+        """Whether the question goes through intent routing and retrieval."""
+        return self.target.routed or (self.view.metadata or {}).get("route") == "auto"
+
+    @property
+    def streamed(self) -> bool:
+        return bool(self.view.stream)
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.view.stream_options and self.view.stream_options.include_usage)
+
+    def engine_body(self, *, seeded: bool) -> dict[str, Any]:
+        """What the engine is asked. `seeded=False` drops a seed that sampling would use, which kills vLLM on a CPU."""
+        body = {**self.parameters, "model": self.target.adapter, "messages": self.prompt, "stream": self.streamed}
+        if self.streamed:
+            body["stream_options"] = {"include_usage": True}
+        if not seeded and body["temperature"] > 0:
+            body.pop("seed", None)
+        return body
+
+    def headers(self) -> dict[str, str]:
+        """Who spoke, for the answer's headers."""
+        found = {
+            "x-flywheel-adapter": self.target.adapter,
+            "x-flywheel-arm": self.target.arm,
+            "x-flywheel-route": self.route or "plain",
+            "x-flywheel-epoch": self.target.epoch,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def asked_write(self) -> Write:
+        """The row that says this was asked."""
+        return Write(
+            ASK,
+            {
+                "id": self.completion_id,
+                "tenant": self.tenant,
+                "request_id": self.request_id,
+                "user": self.user,
+                "conversation": self.conversation,
+                "unit": self.unit,
+                "alias": self.target.alias,
+                "adapter": self.target.adapter,
+                "epoch": self.target.epoch,
+                "experiment_id": self.target.experiment_id,
+                "arm": self.target.arm,
+                "intent": self.intent,
+                "route": self.route or "plain",
+                "prompt_version": self.prompt_version,
+                "index_version": self.index_version,
+                "router_version": self.router_version,
+                "messages": self.view.messages,
+                "prompt": self.prompt,
+                "passages": self.passages,
+                "parameters": self.parameters,
+                "status": OPEN,
+                "asked_at": self.asked_at,
+            },
+        )
+
+    def closed_write(self, status: str, **values: Any) -> Write:
+        """The row's end. `values` are answer, finish_reason, error, prompt_tokens, completion_tokens, where known."""
+        answer = values.get("answer")
+        whole = {
+            **values,
+            "status": status,
+            "passages": self.passages,
+            "answer": answer.replace("\0", "") if answer else answer,  # PostgreSQL holds no NUL
+        }
+        row = {f"new_{name}": whole.get(name) for name in CLOSING}
+        times = {"new_first_token_at": self.first_token_at, "new_finished_at": now()}
+        return Write(CLOSE, {"completion_id": self.completion_id, **row, **times})
+
+
+def open_turn(body: dict[str, Any], view: ChatBody, *, request_id: str, live: LiveAliases, settings: Settings) -> Turn:
+    """Find out who speaks and for whom. Raises NotFoundError or UnavailableError before anything is done."""
+    user = view.user or view.safety_identifier or None
+    named = (view.metadata or {}).get("conversation_id")
+    conversation = str(named) if named else conversation_key(view.messages, user=user)
+    unit = user or conversation
+    return Turn(
+        request_id=request_id,
+        tenant=settings.tenant,
+        view=view,
+        target=live.target(view.model, unit=unit),
+        user=user,
+        conversation=conversation,
+        unit=unit,
+        parameters=_parameters(body, view, settings),
+        prompt=view.messages,
+    )
+
+
+def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:
+    found = {name: value for name, value in body.items() if name not in OURS}
+    if found.get("n") == 0:
+        raise RequestError("n: at least one answer is produced.", param="n")
+    if view.temperature is None:
+        found["temperature"] = settings.serving.temperature
+    if view.max_tokens is None and view.max_completion_tokens is None:
+        found["max_tokens"] = settings.serving.max_tokens
+    return found

@@ -1,0 +1,142 @@
+"""The one thread that writes interactions and feedback, many rows to a commit.
+
+Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; submissions
+are written in the order they came; one that fails does not take its neighbours with it. The group is whatever waits
+while the last commit was on its way, so it grows with the load and costs a lonely row nothing.
+Rows that still wait when the process dies are lost; nobody was told that they were kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from flywheel.errors import FlywheelError, UnavailableError
+
+GROUP_LIMIT = 256
+log = logging.getLogger(__name__)
+
+
+class Write(NamedTuple):
+    """One statement and its values. Statements are module-level constants, so that they are compiled once."""
+
+    statement: Executable
+    values: Mapping[str, Any]
+
+
+class Submission(NamedTuple):
+    """Writes that are kept together or not at all."""
+
+    writes: Sequence[Write]
+    future: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+class RecordWriter:
+    """Holds the thread and its queue. `limit` is how many submissions may wait before new requests are refused."""
+
+    def __init__(self, database: Engine, *, limit: int) -> None:
+        self.database = database
+        self.limit = limit
+        self.groups = 0
+        self.rows = 0
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, then end. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, *writes: Write, closing: bool = False) -> asyncio.Future[None]:
+        """Queue `writes` as one; the future resolves once they are committed. Call it on the event loop.
+
+        Raises UnavailableError at once when too many wait, unless they close a row whose answer is already under way.
+        """
+        if not closing and (self._queue.qsize() >= self.limit or not self._thread.is_alive()):
+            raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._queue.put(Submission(writes, future, loop))
+        return future
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            first = self._queue.get()
+            group = [] if first is None else [first]
+            open_ = first is not None
+            while open_ and len(group) < GROUP_LIMIT and not self._queue.empty():
+                following = self._queue.get()
+                if following is None:
+                    open_ = False
+                else:
+                    group.append(following)
+            if group:
+                self._write_group(group)
+
+    def _write_group(self, group: list[Submission]) -> None:
+        error = self._commit(group)
+        if error is None or len(group) == 1:
+            _settle(group, error)
+            return
+        for submission in group:  # somebody in it is at fault: each alone, so that only that one fails
+            _settle([submission], self._commit([submission]))
+
+    def _commit(self, group: list[Submission]) -> FlywheelError | None:
+        try:
+            with (
+                self.database.connect().execution_options(sqlite_immediate=True) as connection,
+                connection.begin(),
+            ):
+                self.rows += _execute(connection, [write for submission in group for write in submission.writes])
+        except SQLAlchemyError as error:
+            reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+            log.error("%d rows could not be written: %s", len(group), reason)
+            return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
+        self.groups += 1
+        return None
+
+
+def _execute(connection: Connection, writes: list[Write]) -> int:
+    for _, same in groupby(writes, key=lambda write: id(write.statement)):
+        batch = list(same)
+        connection.execute(batch[0].statement, [dict(write.values) for write in batch])
+    return len(writes)
+
+
+def _settle(group: list[Submission], error: FlywheelError | None) -> None:
+    """Tell the waiting coroutines, one wake-up for each event loop."""
+    for loop, submissions in groupby(group, key=lambda submission: submission.loop):
+        futures = [submission.future for submission in submissions]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: FlywheelError | None) -> None:
+    for future in futures:
+        if future.done():  # the request was cancelled while its row was on the way; the row stands
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,192 @@
+"""Each page, run by Streamlit's own test harness against the stand-in API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.dashboard.fake_records import CHALLENGER, CHAMPION, HASH, IDENTITY, Records
+
+OpenPage = Callable[..., AppTest]
+
+
+def texts(page: AppTest) -> str:
+    """Every plain and Markdown text on the page, without the escapes."""
+    shown = [*page.text, *page.caption, *page.subheader, *page.error, *page.success, *page.info, *page.markdown]
+    return "\n".join(str(element.value) for element in shown).replace("\\", "").replace("\u2060", "")
+
+
+def test_question_is_answered_and_shown_with_its_passage(open_page: OpenPage, records: Records) -> None:
+    page = open_page("chat")
+    page.chat_input[0].set_value("What does a late book cost?").run()
+    assert "20 cents a day [1]." in texts(page)
+    assert "[1] Library cards – Late fees · cited" in texts(page)
+    kind, body = records.received[0]
+    assert (kind, body["model"], body["user"], body["stream"]) == ("chat", "flywheel", "Mira", True)
+
+
+def test_second_question_carries_the_conversation(open_page: OpenPage, records: Records) -> None:
+    page = open_page("chat")
+    page.chat_input[0].set_value("What does a late book cost?").run()
+    page.chat_input[0].set_value("And a film?").run()
+    first, second = (body for kind, body in records.received if kind == "chat")
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
+    assert second["metadata"] == first["metadata"]
+
+
+def test_stars_replace_thumbs_and_both_reach_the_api(open_page: OpenPage, records: Records) -> None:
+    page = open_page("chat")
+    page.chat_input[0].set_value("What does a late book cost?").run()
+    thumbs, stars = page.feedback
+    thumbs.set_value(0).run()
+    stars.set_value(3).run()
+    given = [body for kind, body in records.received if kind == "feedback"]
+    assert [body["value"] for body in given] == [False, 4]
+    assert {body["completion_id"] for body in given} == {"chatcmpl-new"}
+    assert page.session_state["thumbs-chatcmpl-new"] is None
+
+
+def test_comment_and_correction_are_sent_together(open_page: OpenPage, records: Records) -> None:
+    page = open_page("chat")
+    page.chat_input[0].set_value("What does a late book cost?").run()
+    page.text_area("comment-chatcmpl-new").set_value("Too long")
+    page.text_area("correction-chatcmpl-new").set_value("20 cents.")
+    next(button for button in page.button if button.label == "Send").click().run()
+    assert records.received[-1][1] | {"completion_id": "x"} == {
+        "completion_id": "x",
+        "user": "Mira",
+        "comment": "Too long",
+        "correction": "20 cents.",
+    }
+
+
+def test_engine_error_in_the_stream_is_a_sentence_and_no_turn(open_page: OpenPage, records: Records) -> None:
+    records.break_stream = True
+    page = open_page("chat")
+    page.chat_input[0].set_value("What does a late book cost?").run()
+    assert "The engine stopped." in texts(page)
+    assert page.session_state["conversation"].turns == []
+
+
+def test_verdicts_reach_the_api_and_the_next_pair_follows(open_page: OpenPage, records: Records) -> None:
+    page = open_page("review")
+    assert "3 waiting · 0 decided" in texts(page)
+    page.button("verdict-b-pair-1").click().run()
+    page.button("verdict-neither-pair-2").click().run()
+    judged = [(body["pair_id"], body["verdict"], body["reviewer"]) for _, body in records.received]
+    assert judged == [("pair-1", "b", "Mira"), ("pair-2", "neither", "Mira")]
+    assert "1 waiting · 1 decided · 1 set aside · 2 judged by you just now" in texts(page)
+
+
+def test_pair_judged_elsewhere_meanwhile_is_passed_over_silently(open_page: OpenPage, records: Records) -> None:
+    page = open_page("review")
+    records.judged["pair-1"] = "a"
+    page.button("verdict-b-pair-1").click().run()
+    assert not page.error
+    assert records.pairs[1]["question"] in texts(page)
+
+
+def test_empty_queue_offers_to_make_pairs(open_page: OpenPage, records: Records) -> None:
+    records.judged = {pair["id"]: "a" for pair in records.pairs}
+    page = open_page("review")
+    assert "Nothing is waiting" in texts(page)
+    page.button[0].click().run()
+    assert "1 new pairs from 1 answers." in texts(page)
+
+
+def test_review_without_a_name_asks_for_it(open_page: OpenPage, records: Records) -> None:
+    page = open_page("review", name="")
+    assert "Write your name" in texts(page)
+    assert not page.button
+
+
+def test_experiment_shows_verdict_users_and_e_value(open_page: OpenPage) -> None:
+    page = open_page("experiment")
+    assert "the e-value 251 is past the threshold 50" in texts(page)
+    figures = {metric.label: metric.value for metric in page.metric}
+    assert figures["Users, challenger"] == "182"
+    assert figures["E-value"] == "251"
+    assert len(page.get("vega_lite_chart")) == 2
+
+
+def test_experiment_before_its_first_look_is_no_error(open_page: OpenPage, records: Records) -> None:
+    records.experiment |= {"evidence": None, "evidence_hash": None}
+    page = open_page("experiment")
+    assert not page.error
+    assert "The first look is taken" in texts(page)
+
+
+def test_approval_is_bound_to_the_evidence_on_the_screen(open_page: OpenPage, records: Records) -> None:
+    page = open_page("promote")
+    page.text_area("reason-decide").set_value("Clearly better")
+    page.button[0].click().run()
+    body = records.received[-1][1]
+    assert body == {
+        "act": "promote",
+        "actor": "Mira",
+        "reason": "Clearly better",
+        "experiment_id": "exp-1",
+        "evidence_hash": HASH,
+    }
+    assert f"{CHALLENGER} is live now." in texts(page)
+
+
+def test_newer_evidence_refuses_the_approval_and_says_what_is_missing(open_page: OpenPage, records: Records) -> None:
+    page = open_page("promote")
+    records.experiment["evidence_hash"] = HASH[::-1]
+    page.text_area("reason-decide").set_value("Clearly better")
+    page.button[0].click().run()
+    assert "This is missing" in texts(page)
+    assert "look at it again" in texts(page)
+    assert records.live["adapter"] == CHAMPION
+
+
+def test_decision_without_a_reason_never_leaves_the_page(open_page: OpenPage, records: Records) -> None:
+    page = open_page("promote")
+    page.button[0].click().run()
+    assert "Write a reason first" in texts(page)
+    assert records.received == []
+
+
+def test_override_is_offered_only_while_the_verdict_is_not_ship(open_page: OpenPage, records: Records) -> None:
+    assert not open_page("promote").checkbox
+    records.experiment["evidence"]["verdict"] = "HOLD"
+    page = open_page("promote")
+    page.checkbox[0].check().run()
+    page.text_area("reason-decide").set_value("Known limits")
+    page.button[0].click().run()
+    assert records.received[-1][1]["override"] is True
+
+
+def test_roll_back_goes_to_the_adapter_that_was_live_before(open_page: OpenPage, records: Records) -> None:
+    page = open_page("promote")
+    page.text_area("reason-roll_back").set_value("Wrong fees")
+    next(button for button in page.button if button.label == "Roll back").click().run()
+    assert records.received[-1][1] == {
+        "act": "roll_back",
+        "actor": "Mira",
+        "reason": "Wrong fees",
+        "adapter": IDENTITY,
+    }
+    assert records.live["adapter"] == IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("completion_id", "shown"),
+    [("chatcmpl-9", "1 of 300 pairs"), ("nothing", "No completion 'nothing' is known here.")],
+)
+def test_lineage_is_looked_up_by_completion_id(open_page: OpenPage, completion_id: str, shown: str) -> None:
+    page = open_page("promote")
+    page.text_input("completion").set_value(completion_id).run()
+    assert shown in texts(page)
+
+
+@pytest.mark.parametrize("name", ["chat", "review", "experiment", "promote"])
+def test_page_without_an_api_is_one_sentence(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    page = open_page(name)
+    monkeypatch.setenv("FLYWHEEL_DASHBOARD__API_URL", "http://127.0.0.1:9")
+    page.run()
+    assert [str(error.value).count("cannot be reached") for error in page.error] == [1]
+    assert not page.exception

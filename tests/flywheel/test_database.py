@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from pydantic import BaseModel
+from sqlalchemy import Column, Engine, MetaData, String, Table, insert, select, text
+from sqlalchemy.exc import StatementError
+from sqlmodel import SQLModel
+
+import flywheel.records  # noqa: F401  (fills the metadata)
+from flywheel.database import JsonOf, UtcTime, migrate, new_id, now, open_database, writing
+from flywheel.errors import UserError
+from tests.made_records import made_interaction
+
+
+class Part(BaseModel):
+    name: str
+    at: datetime
+
+
+MOMENTS = Table("moment", MetaData(), Column("id", String, primary_key=True), Column("at", UtcTime))
+PARTS = Table("part", MetaData(), Column("id", String, primary_key=True), Column("parts", JsonOf(list[Part])))
+
+
+def round_trip(database: Engine, table: Table, column: str, value: object) -> object:
+    table.metadata.create_all(database)
+    with database.begin() as connection:
+        connection.execute(insert(table).values({"id": "1", column: value}))
+        return connection.execute(select(table.c[column])).scalar_one()
+
+
+def test_a_moment_of_another_zone_comes_back_as_the_same_moment_in_utc(database: Engine) -> None:
+    moment = datetime(2026, 3, 1, 23, 30, 15, 123456, tzinfo=timezone(timedelta(hours=-5)))
+    found = round_trip(database, MOMENTS, "at", moment)
+    assert found == moment
+    assert isinstance(found, datetime)
+    assert found.tzinfo == UTC
+
+
+def test_a_moment_without_a_zone_is_refused(database: Engine) -> None:
+    with pytest.raises(StatementError, match="without a zone"):
+        round_trip(database, MOMENTS, "at", datetime(2026, 3, 1))  # noqa: DTZ001
+
+
+def test_typed_json_comes_back_as_what_it_was(database: Engine) -> None:
+    parts = [Part(name="ü\n\"'", at=now())]
+    assert round_trip(database, PARTS, "parts", parts) == parts
+
+
+def test_typed_json_that_does_not_fit_is_refused(database: Engine) -> None:
+    with pytest.raises(StatementError, match="name"):
+        round_trip(database, PARTS, "parts", [{"at": now()}])
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_records(database: Engine) -> None:
+    with database.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_migrating_twice_changes_nothing(database: Engine) -> None:
+    with writing(database) as session:
+        row = made_interaction(session)
+    migrate(database)
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT id FROM interaction")).scalar_one() == row.id
+
+
+def test_work_that_fails_half_way_is_rolled_back_whole(database: Engine) -> None:
+    with pytest.raises(RuntimeError), writing(database) as session:
+        made_interaction(session)
+        raise RuntimeError
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM interaction")).scalar_one() == 0
+
+
+def test_identifiers_grow_in_the_order_they_were_made() -> None:
+    made = [new_id("x") for _ in range(20_000)]
+    assert made == sorted(set(made))
+
+
+def test_sqlite_is_opened_durable_with_foreign_keys_and_overwrites_what_is_deleted(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/new/flywheel.db")
+    with engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "wal_autocheckpoint")
+        }
+    assert found == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "secure_delete": 1,
+        "wal_autocheckpoint": 1000,
+    }
+    engine.dispose()
+
+
+def test_other_processes_do_not_checkpoint_the_sqlite_file(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/flywheel.db", checkpoints=False)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one() == 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["not a url", "mysql://host/name", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_database_that_cannot_be_opened_is_one_clear_line(url: str) -> None:
+    with pytest.raises(UserError) as raised:
+        migrate(open_database(url))
+    assert len(str(raised.value).splitlines()) == 1

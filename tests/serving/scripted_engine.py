@@ -1,0 +1,90 @@
+"""An engine that answers what the question's first word says: for what a real engine does not do when asked to.
+
+It speaks as much of vLLM's HTTP as reconcile needs, and fails on purpose: `die` (an error in the middle of the
+stream, then [DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404); any other word
+gets an answer that cites.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+CITED = "It costs 14 € [1]."
+loaded: set[str] = set()
+asked: list[dict[str, Any]] = []
+
+
+def event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def models(_request: Request) -> Response:
+    return JSONResponse({"data": [{"id": name, "parent": "base"} for name in loaded]})
+
+
+async def load(request: Request) -> Response:
+    loaded.add((await request.json())["lora_name"])
+    return Response("Success")
+
+
+async def tokenize(_request: Request) -> Response:
+    return JSONResponse({"tokens": [1, 2, 3]})
+
+
+async def complete(_request: Request) -> Response:
+    probs = [None, {"2": {"logprob": -1.0}}, {"3": {"logprob": -1.0}}]
+    return JSONResponse({"choices": [{"prompt_logprobs": probs}]})
+
+
+async def chat(request: Request) -> Response:
+    body = await request.json()
+    asked.append(body)
+    word = str(body["messages"][-1]["content"]).split()[0]
+    name = {"id": f"chatcmpl-{request.headers.get('x-request-id')}", "model": body["model"]}
+    if word == "crash":
+        return JSONResponse({"error": {"message": "EngineCore encountered an issue.", "code": 500}}, 500)
+    if word == "gone":
+        return JSONResponse({"error": {"message": "The model does not exist.", "code": 404}}, 404)
+    if body.get("stream"):
+        return StreamingResponse(stream(name, word), media_type="text/event-stream")
+    message = {"role": "assistant", "content": CITED}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return JSONResponse({**name, "choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": 5}})
+
+
+async def stream(name: dict[str, Any], word: str) -> AsyncIterator[bytes]:
+    first, second = CITED[:7], CITED[7:]
+    for part in (first, second):
+        yield event({**name, "choices": [{"index": 0, "delta": {"content": part}, "finish_reason": None}]})
+        if word == "cut":
+            return
+        if word == "die":
+            yield event({"error": {"message": "EngineCore died.", "code": 500}})
+            yield b"data: [DONE]\n\n"
+            return
+    yield event({**name, "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}]})
+    yield event({**name, "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}})
+    yield b"data: [DONE]\n\n"
+
+
+async def health(_request: Request) -> Response:
+    return Response()
+
+
+app = Starlette(
+    routes=[
+        Route("/health", health),
+        Route("/v1/models", models),
+        Route("/v1/load_lora_adapter", load, methods=["POST"]),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/v1/completions", complete, methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+    ]
+)

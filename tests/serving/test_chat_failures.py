@@ -1,0 +1,151 @@
+"""Engines that fail, and what client and record are told; and citations, with an engine that is sure to cite."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from sqlmodel import Session, col, select
+
+from flywheel.interactions import Interaction
+from flywheel.processes import answers
+from flywheel.settings import STARTER, load_settings
+from tests.conftest import Served, serving_on, wait_until
+from tests.serving import scripted_engine
+
+PRICE = "## Price\nThe heron ferry costs 14 €."
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serving in front of the scripted engine."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(scripted_engine.app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings = load_settings(
+        home=tmp_path_factory.mktemp("home"),
+        base_model=str(STARTER),
+        engine={"urls": [url]},
+        serving={"port": 0, "reconcile_seconds": 0.3},
+    )
+    with serving_on(settings) as found:
+        wait_until(lambda: answers(f"{found.url}/readyz"), seconds=300)
+        httpx.post(f"{found.url}/v1/documents", json={"title": "Heron ferry", "text": PRICE})
+        yield found
+    server.should_exit = True
+    thread.join()
+
+
+Ask = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def ask(scripted: Served) -> Ask:
+    def post(word: str, *, model: str = "flywheel-plain", stream: bool = False) -> httpx.Response:
+        content = f"{word} how much does the heron ferry cost?"
+        body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]}
+        return httpx.post(f"{scripted.url}/v1/chat/completions", json=body, timeout=30)
+
+    return post
+
+
+def last_row(served: Served) -> Interaction:
+    with Session(served.database) as session:
+        query = select(Interaction).order_by(col(Interaction.id).desc()).limit(1)
+        return session.exec(query).one()
+
+
+@pytest.mark.parametrize("model", ["flywheel-plain", "flywheel"])
+@pytest.mark.parametrize(("word", "reason"), [("die", "EngineCore died."), ("cut", "broke off")])
+def test_engine_that_fails_in_mid_stream_is_an_error_and_a_failed_row(
+    ask: Ask, scripted: Served, word: str, reason: str, model: str
+) -> None:
+    answer = ask(word, stream=True, model=model)
+    assert "[DONE]" not in answer.text
+    assert answer.text.rstrip().splitlines()[-1].startswith('data: {"error":')
+    wait_until(lambda: last_row(scripted).status != "asked")
+    row = last_row(scripted)
+    assert (row.status, row.answer) == ("failed", "It cost")
+    assert reason in (row.error or "")
+
+
+def test_stock_client_sees_the_failure_of_a_stream_as_an_error(scripted: Served) -> None:
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x", max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="flywheel-plain", messages=[{"role": "user", "content": "die now"}], stream=True
+        )
+        with pytest.raises(openai.APIError, match="EngineCore died"):
+            list(stream)
+
+
+@pytest.mark.parametrize("word", ["crash", "gone"])
+def test_engine_that_fails_before_the_first_byte_is_a_503_to_try_again(ask: Ask, scripted: Served, word: str) -> None:
+    answer = ask(word)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["code"] == "unavailable"
+    wait_until(lambda: last_row(scripted).status == "failed")
+
+
+def test_defect_of_ours_is_a_500_with_a_request_id_and_a_failed_row(
+    ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.stream.mark_cited", None)
+    answer = ask("cite")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
+    wait_until(lambda: last_row(scripted).status == "failed")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_citation_reaches_client_and_record(scripted: Served, stream: bool) -> None:
+    question = [{"role": "user", "content": "cite how much does the heron ferry cost?"}]
+    body: Any = {"model": "flywheel", "messages": question, "stream": stream}
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x") as client:
+        if stream:
+            chunks = list(client.chat.completions.create(**body))
+            found = (chunks[-1].choices[0].delta.model_extra or {})["annotations"][0]["url_citation"]
+        else:
+            annotations = client.chat.completions.create(**body).choices[0].message.annotations or []
+            found = annotations[0].url_citation.model_dump()
+    assert found["url"] == "/v1/documents/Heron%20ferry#Price"
+    assert scripted_engine.CITED[found["start_index"] : found["end_index"]] == "[1]"
+    row = last_row(scripted)
+    assert [(passage.section, passage.cited) for passage in row.passages] == [("Price", True)]
+    assert httpx.get(scripted.url + found["url"].partition("#")[0]).json()["document"] == "Heron ferry"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
+    scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    writer = scripted.app.state.appliance.writer
+    commit = writer._commit
+    events: list[str] = []
+
+    def slow(group: list[object]) -> object:
+        time.sleep(0.3)
+        error = commit(group)
+        events.append("committed")
+        return error
+
+    monkeypatch.setattr(writer, "_commit", slow)
+    before = len(scripted_engine.asked)
+    body = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "cite"}], "stream": stream}
+    with httpx.stream("POST", f"{scripted.url}/v1/chat/completions", json=body) as response:
+        for data in response.iter_raw():
+            events += ["done" if b"[DONE]" in data else "sent"]
+    assert len(scripted_engine.asked) == before + 1
+    assert events[0] == "committed"
+    assert events[-2:] == (["committed", "done"] if stream else ["committed", "sent"])
+    assert events.count("committed") == 2

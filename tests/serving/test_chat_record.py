@@ -1,0 +1,141 @@
+"""What is on disk when which byte arrives, and what is left when a client or the writer goes away."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Served
+
+pytestmark = pytest.mark.engine
+LONG = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "Tell me all"}], "stream": True}
+
+
+def stored(served: Served, completion_id: str) -> Any:
+    """Status, answer, error, read through a connection of our own: what is committed, nothing else."""
+    connection = sqlite3.connect(served.settings.home / "flywheel.db")
+    row = connection.execute("SELECT status, answer, error FROM interaction WHERE id = ?", [completion_id]).fetchone()
+    connection.close()
+    return row
+
+
+def wait_for_status(served: Served, completion_id: str, status: str) -> Any:
+    deadline = time.monotonic() + 10
+    while stored(served, completion_id)[0] != status and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return stored(served, completion_id)
+
+
+def events(response: httpx.Response) -> Any:
+    for line in response.iter_lines():
+        if line.startswith("data: "):
+            yield line[6:]
+
+
+def test_asked_row_is_committed_when_the_first_byte_arrives(api: httpx.Client, served: Served) -> None:
+    with api.stream("POST", "/v1/chat/completions", json={**LONG, "max_tokens": 40}) as response:
+        first = json.loads(next(events(response)))
+        assert stored(served, first["id"])[0] == "asked"
+
+
+def test_finished_row_is_committed_when_done_arrives(api: httpx.Client, served: Served) -> None:
+    text, completion_id = "", ""
+    with api.stream("POST", "/v1/chat/completions", json={**LONG, "max_tokens": 5}) as response:
+        for event in events(response):
+            if event == "[DONE]":
+                assert stored(served, completion_id)[:2] == ("finished", text)
+                return
+            chunk = json.loads(event)
+            completion_id = chunk["id"]
+            text += chunk["choices"][0]["delta"].get("content") or ""
+    pytest.fail("no [DONE] came")
+
+
+@pytest.mark.parametrize("alias", ["flywheel-plain", "flywheel"])
+def test_client_that_goes_away_leaves_a_cancelled_row_and_a_free_engine(
+    api: httpx.Client, served: Served, alias: str
+) -> None:
+    body = {**LONG, "model": alias, "max_tokens": 1500, "temperature": 0, "ignore_eos": True}
+    said = ""
+    with api.stream("POST", "/v1/chat/completions", json=body) as response:
+        for number, event in enumerate(events(response)):
+            chunk = json.loads(event)
+            said += chunk["choices"][0]["delta"].get("content") or ""
+            if number == 8:
+                break
+    status, answer, error = wait_for_status(served, chunk["id"], "cancelled")
+    assert status == "cancelled"
+    assert answer.startswith(said)
+    assert error.startswith("The client went away")
+    appliance = served.app.state.appliance
+    deadline = time.monotonic() + 2
+    while appliance.engines.engines[0].in_flight and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert appliance.engines.engines[0].in_flight == 0
+    assert appliance.live.in_flight(appliance.live.standing.champion) == 0
+
+
+def test_full_writer_refuses_before_the_engine_is_asked(
+    api: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance = served.app.state.appliance
+    monkeypatch.setattr(appliance.writer, "limit", 0)
+    monkeypatch.setattr(appliance.engines.engines[0], "stream", None)  # asking it would fail
+    answer = api.post("/v1/chat/completions", json={**LONG, "stream": False})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_feedback_is_kept_once_and_its_history_stays(api: httpx.Client, client: Any, served: Served) -> None:
+    answer = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2, user="ann")
+    say = {"completion_id": answer.id, "value": 2, "comment": "too long"}
+    first = api.post("/v1/feedback", json=say).json()
+    again = api.post("/v1/feedback", json=say).json()
+    changed = api.post("/v1/feedback", json={"completion_id": answer.id, "value": True}).json()
+    assert first["object"] == "feedback"
+    assert first["ids"] == again["ids"]
+    assert changed["id"] not in first["ids"]
+    history = api.get(f"/v1/interactions/{answer.id}").json()["feedback"]
+    assert [(row["name"], row["score"], row["text"], row["actor"]) for row in history] == [
+        ("rating", 0.25, None, "ann"),
+        ("comment", None, "too long", "ann"),
+        ("rating", 1.0, None, "ann"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"completion_id": "chatcmpl-unknown", "value": True}, 404),
+        ({"value": True}, 400),
+        ({"completion_id": "known", "value": 9}, 400),
+        ({"completion_id": "known"}, 400),
+        ({"completion_id": "known", "value": True, "source": "nobody"}, 400),
+    ],
+)
+def test_feedback_that_makes_no_sense_is_refused_in_openais_shape(
+    api: httpx.Client, client: Any, body: Any, status: Any
+) -> None:
+    if body.get("completion_id") == "known":
+        answer = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=1)
+        body = {**body, "completion_id": answer.id}
+    refused = api.post("/v1/feedback", json=body)
+    assert refused.status_code == status
+    assert isinstance(refused.json()["error"]["code"], str)
+
+
+def test_interactions_are_paged_newest_first(api: httpx.Client, client: Any) -> None:
+    ids = [
+        client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=1).id
+        for _ in range(3)
+    ]
+    page = api.get("/v1/interactions", params={"limit": 2}).json()["data"]
+    following = api.get("/v1/interactions", params={"limit": 1, "before": page[-1]["id"]}).json()["data"]
+    assert [row["id"] for row in [*page, *following]] == ids[::-1]
+    assert api.get("/v1/interactions/chatcmpl-none").status_code == 404

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine as Database
+from sqlmodel import Session, col, select
+
+from flywheel.audit import AuditEntry
+from flywheel.database import reading, writing
+from flywheel.experiments import Experiment, evidence_digest
+from serving import evidence
+from serving.evidence import look_at_running, user_counts
+from serving.verdict import UserCounts
+from tests.made_records import made_experiment, made_interaction, made_rating
+
+
+def answered(session: Session, trial: Experiment, user: str, arm: str = "champion", **values: Any) -> Any:
+    return made_interaction(session, user=user, experiment_id=trial.id, arm=arm, **values)
+
+
+def rated_users(session: Session, trial: Experiment, arm: str, *, count: int, liked: float, first: int = 0) -> None:
+    for number in range(first, first + count):
+        row = answered(session, trial, f"{arm}-{number}", arm)
+        made_rating(session, row, number - first < liked * count)
+
+
+def state_and_evidence(database: Database, trial: Experiment) -> tuple[str, dict[str, Any]]:
+    with reading(database) as session:
+        found = session.get_one(Experiment, trial.id)
+        assert found.evidence is not None
+        assert found.evidence_hash == evidence_digest(found.evidence)
+        return found.state, found.evidence
+
+
+def test_users_are_counted_by_their_newest_ratings_and_finished_answers(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session)
+        first, second = answered(session, trial, "ann"), answered(session, trial, "ann", finish_reason="length")
+        made_rating(session, first, False)
+        made_rating(session, first, True)  # changed her mind
+        made_rating(session, second, 2)
+        made_rating(session, second, 5, source="reviewer", actor="rita")  # not a user's
+        answered(session, trial, "bob", "challenger", status="failed", answer=None)
+        answered(session, trial, "bob", "challenger", answer=" \n")
+        answered(session, trial, "cleo", status="asked", answer=None)
+        answered(session, trial, "dora", status="cancelled")
+        made_interaction(session, user="emil")  # outside the experiment
+        found = sorted(user_counts(session, trial), key=lambda user: user.unit)
+    assert [user for user in found if user.finished or user.failed] == [
+        UserCounts("ann", "champion", finished=2, failed=0, flawed=1, rating=(1 + 0.25) / 2),
+        UserCounts("bob", "challenger", finished=1, failed=1, flawed=1, rating=None),
+    ]
+
+
+def test_a_look_without_a_running_experiment_does_nothing(database: Database) -> None:
+    assert look_at_running(database, alias="flywheel") is False
+
+
+def test_a_look_that_saw_nothing_new_is_not_stored(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session)
+        rated_users(session, trial, "champion", count=5, liked=0.5)
+        rated_users(session, trial, "challenger", count=5, liked=0.5)
+    look_at_running(database, alias="flywheel")
+    _, first = state_and_evidence(database, trial)
+    look_at_running(database, alias="flywheel")
+    assert state_and_evidence(database, trial) == ("running", first)
+    with writing(database) as session:
+        rated_users(session, trial, "champion", count=1, liked=1, first=5)
+    look_at_running(database, alias="flywheel")
+    _, second = state_and_evidence(database, trial)
+    assert len(second["looks"]) == len(first["looks"]) + 1
+
+
+def test_the_first_ship_stands_so_that_an_approval_can_be_bound_to_it(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, minimum_users=20)
+        rated_users(session, trial, "champion", count=40, liked=0.2)
+        rated_users(session, trial, "challenger", count=40, liked=0.8)
+    look_at_running(database, alias="flywheel")
+    state, ship = state_and_evidence(database, trial)
+    assert (state, ship["verdict"]) == ("running", "SHIP")
+    with writing(database) as session:
+        rated_users(session, trial, "challenger", count=20, liked=0.2, first=40)
+    assert look_at_running(database, alias="flywheel") is False
+    assert state_and_evidence(database, trial) == ("running", ship)
+
+
+def test_a_look_that_began_before_a_ship_does_not_overwrite_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, minimum_users=20)
+        rated_users(session, trial, "champion", count=40, liked=0.2)
+        rated_users(session, trial, "challenger", count=40, liked=0.8)
+
+    def count_slowly(session: Session, trial: Experiment) -> list[UserCounts]:
+        monkeypatch.undo()
+        look_at_running(database, alias="flywheel")  # the other look, which is done first
+        return []
+
+    monkeypatch.setattr(evidence, "user_counts", count_slowly)
+    look_at_running(database, alias="flywheel")
+    assert state_and_evidence(database, trial)[1]["verdict"] == "SHIP"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [({"status": "failed", "answer": None}, "ROLLBACK"), ({}, "INVALID")],
+)
+def test_a_broken_guardrail_or_ratio_stops_the_experiment_even_after_a_ship(
+    database: Database, values: dict[str, Any], verdict: str
+) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, minimum_users=20)
+        rated_users(session, trial, "champion", count=40, liked=0.2)
+        rated_users(session, trial, "challenger", count=40, liked=0.8)
+    look_at_running(database, alias="flywheel")
+    with writing(database) as session:
+        for number in range(300):
+            answered(session, trial, f"late-{number}", "challenger", **values)
+    assert look_at_running(database, alias="flywheel") is True
+    state, seen = state_and_evidence(database, trial)
+    assert (state, seen["verdict"]) == ("stopped", verdict)
+    with reading(database) as session:
+        entry = session.exec(select(AuditEntry).order_by(col(AuditEntry.position).desc()).limit(1)).one()
+        assert (entry.actor, entry.act, entry.subject) == ("system", "stop_experiment", trial.id)
+        assert entry.details["verdict"] == verdict
+    assert look_at_running(database, alias="flywheel") is False

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import Engine as Database
+from sqlmodel import Session
+
+from flywheel.adapters import Adapter
+from flywheel.database import writing
+from flywheel.errors import UnavailableError
+from flywheel.experiments import Experiment, arm_of
+from flywheel.promotions import Approval, live_adapter, promote, roll_back
+from flywheel.settings import Settings, load_settings
+from serving.engine import Engine, EnginePool
+from serving.live import BaseModel, LiveAliases, UnknownNameError
+from tests.made_records import made_adapter, made_experiment
+
+USERS = [f"user-{number}" for number in range(40)]
+
+
+class Standings:
+    """A live view over two engines that nobody asks anything, and the database behind it."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.database = database
+        self.engines = [Engine(url, cast(Any, None)) for url in ("http://one", "http://two")]
+        self.pool = EnginePool(self.engines)
+        self.live = LiveAliases(settings, database, self.pool)
+        self.live.base_model = BaseModel(Path(), "base", {})
+
+    def refresh(self) -> None:
+        asyncio.run(self.live.refresh())
+
+    def mark_all(self, *names: str) -> None:
+        for engine in self.engines:
+            self.pool.mark(engine, set(names))
+
+    def adapters_of(self, name: str) -> set[str]:
+        return {self.live.target(name, unit=user).adapter for user in USERS}
+
+
+@pytest.fixture
+def standings(database: Database, tmp_path: Path) -> Iterator[Standings]:
+    return Standings(load_settings(home=tmp_path), database)
+
+
+def champion(session: Session) -> Adapter:
+    found = live_adapter(session, alias="flywheel", base_model_hash="base")
+    assert found is not None
+    return found
+
+
+def promoted(session: Session, trial: Experiment) -> str:
+    session.refresh(trial)
+    approval = Approval("olga", "better", trial.evidence_hash or "")
+    return promote(session, trial, live=champion(session), approval=approval).id
+
+
+def test_before_anything_is_live_an_alias_is_unavailable_and_other_names_are_unknown(standings: Standings) -> None:
+    standings.refresh()
+    with pytest.raises(UnavailableError, match="starting"):
+        standings.live.target("flywheel", unit="ann")
+    with pytest.raises(UnknownNameError, match="gpt-4") as raised:
+        standings.live.target("gpt-4", unit="ann")
+    assert (raised.value.status, raised.value.code) == (404, "model_not_found")
+
+
+def test_both_aliases_are_answered_by_the_champion_and_one_is_routed(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_adapter(session, "identity-1")
+    standings.refresh()
+    targets = [standings.live.target(name, unit="ann") for name in ("flywheel", "flywheel-plain")]
+    assert [(target.adapter, target.routed, target.arm, target.epoch) for target in targets] == [
+        ("identity-1", True, None, None),
+        ("identity-1", False, None, None),
+    ]
+    assert standings.live.names() == ["flywheel", "flywheel-plain", "identity-1"]
+
+
+def test_users_are_split_by_their_names_once_every_replica_is_ready_for_both_arms(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        trial = made_experiment(session)
+    standings.refresh()
+    for name in ("flywheel", "flywheel-plain"):
+        standings.mark_all("identity-1")
+        assert standings.adapters_of(name) == {"identity-1"}
+        standings.mark_all("identity-1", "lora-1")
+        for user in USERS:
+            target = standings.live.target(name, unit=user)
+            assert target.arm == arm_of(trial, user)
+            assert target.adapter == (trial.challenger if target.arm == "challenger" else trial.champion)
+            assert target.experiment_id == trial.id
+        assert standings.adapters_of(name) == {"identity-1", "lora-1"}
+
+
+def test_nobody_is_split_while_one_replica_in_service_lacks_the_challenger(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_experiment(session)
+    standings.refresh()
+    one, two = standings.engines
+    standings.pool.mark(one, {"identity-1", "lora-1"})
+    standings.pool.mark(two, {"identity-1"})
+    assert {standings.live.target("flywheel", unit=user).arm for user in USERS} == {None}
+    assert standings.live.not_ready("lora-1") == ["lora-1 is not ready on the engine at http://two"]
+    standings.pool.mark(two, set())  # out of service: not asked about, and not waited for
+    assert {standings.live.target("flywheel", unit=user).arm for user in USERS} == {"champion", "challenger"}
+    standings.pool.mark(one, set())
+    assert standings.live.not_ready("lora-1") == ["no engine is ready"]
+
+
+def test_after_a_promotion_and_a_refresh_everybody_is_answered_by_the_new_champion(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        epoch = promoted(session, made_experiment(session, verdict="SHIP"))
+    standings.mark_all("identity-1", "lora-1")
+    standings.refresh()
+    assert standings.adapters_of("flywheel") == {"lora-1"}
+    target = standings.live.target("flywheel", unit="ann")
+    assert (target.epoch, target.arm) == (epoch, None)
+    assert standings.live.wanted() == ["lora-1", "identity-1"]
+
+
+def test_a_rollback_ends_the_split(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        promoted(session, made_experiment(session, verdict="SHIP"))
+        made_experiment(session, champion="lora-1", challenger=made_adapter(session, "lora-2").name)
+        target = session.get_one(Adapter, "identity-1")
+        roll_back(
+            session, tenant="default", alias="flywheel", target=target, live=champion(session), actor="o", reason="r"
+        )
+    standings.mark_all("identity-1", "lora-1", "lora-2")
+    standings.refresh()
+    assert standings.adapters_of("flywheel") == {"identity-1"}
+
+
+def test_a_tester_pins_an_adapter_by_name_and_belongs_to_no_arm(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_experiment(session)
+        made_adapter(session, "lora-9")
+    standings.mark_all("identity-1", "lora-1")
+    standings.refresh()
+    target = standings.live.target("lora-1", unit="ann")
+    assert (target.adapter, target.arm, target.experiment_id, target.routed) == ("lora-1", None, None, False)
+    with pytest.raises(UnknownNameError):
+        standings.live.target("lora-9", unit="ann")  # known, but held by no engine
+
+
+def test_no_more_adapters_are_wanted_than_engines_have_places_for(database: Database, tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path, engine={"max_loras": 3})
+    standings = Standings(settings, database)
+    with writing(database) as session:
+        promoted(session, made_experiment(session, verdict="SHIP"))
+        trial = made_experiment(session, verdict="SHIP", champion="lora-1", challenger=made_adapter(session, "l2").name)
+        promoted(session, trial)
+        made_experiment(session, champion="l2", challenger=made_adapter(session, "l3").name)
+    standings.refresh()
+    assert standings.live.wanted() == ["l2", "identity-1", "l3"]
+    standings.live.ask_for("l0")
+    assert standings.live.wanted() == ["l2", "identity-1", "l3"]
+
+
+def test_requests_in_flight_are_counted_also_when_they_fail(standings: Standings) -> None:
+    live = standings.live
+    with pytest.raises(RuntimeError), live.speaking("lora-1"), live.speaking("lora-1"):
+        assert (live.in_flight("lora-1"), live.in_flight("lora-2")) == (2, 0)
+        raise RuntimeError
+    assert live.in_flight("lora-1") == 0

@@ -1,0 +1,315 @@
+"""Reconcile against a real engine: what it makes ready, what it refuses, what it takes away again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import Engine as Database
+
+from flywheel.adapters import adapter, identity_adapter
+from flywheel.base_model import base_model_hash
+from flywheel.database import migrate, open_database, reading, writing
+from flywheel.experiments import stop_experiment
+from flywheel.settings import Settings, load_settings
+from serving import reconcile
+from serving.engine import Engine, EnginePool
+from serving.live import LiveAliases
+from serving.reconcile import mean_distance, reconcile_once
+from tests.made_adapters import publish_lora, trained_adapter
+from tests.made_records import made_adapter, made_experiment
+
+pytestmark = pytest.mark.engine
+NOWHERE = "http://127.0.0.1:9"
+
+
+class Control:
+    """The control side of an appliance, without the rest; each call runs in an event loop of its own."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings, self.database = settings, database
+        self.pool = EnginePool([Engine(url, Any) for url in settings.engine.urls])  # type: ignore[arg-type]
+        self.live = LiveAliases(settings, database, self.pool)
+
+    @property
+    def identity(self) -> str:
+        with reading(self.database) as session:
+            found = identity_adapter(session, base_model_hash=base_model_hash(self.settings.base_model_path))
+        assert found is not None
+        return found.name
+
+    def tick(self, times: int = 1) -> None:
+        async def ticks() -> None:
+            for _ in range(times):
+                await reconcile_once(
+                    SimpleNamespace(settings=self.settings, database=self.database, engines=self.pool, live=self.live)  # type: ignore[arg-type]
+                )
+
+        self.with_http(ticks)
+
+    def with_http(self, act: Any) -> Any:
+        async def run() -> Any:
+            async with aiohttp.ClientSession() as http:
+                for engine in self.pool.engines:
+                    engine.http = http
+                return await act()
+
+        return asyncio.run(run())
+
+    def loaded(self) -> set[str]:
+        found: set[str] = self.with_http(self.pool.engines[0].loaded)
+        return found
+
+    def ready(self, place: int = 0) -> set[str]:
+        return self.pool.ready_for(self.pool.engines[place])
+
+    def trouble(self, name: str, place: int = 0) -> str:
+        return self.live.watches[self.pool.engines[place].url].troubles.get(name, "")
+
+    def challenge(self, challenger: str) -> str:
+        with writing(self.database) as session:
+            return made_experiment(session, champion=self.identity, challenger=challenger).id
+
+    def end(self, experiment_id: str) -> None:
+        from flywheel.experiments import Experiment
+
+        with writing(self.database) as session:
+            stop_experiment(session, session.get_one(Experiment, experiment_id), state="rejected")
+
+
+@pytest.fixture
+def control(engine_url: str, base_model: str, tmp_path: Path) -> Iterator[Control]:
+    settings = load_settings(home=tmp_path, base_model=base_model, engine={"urls": [engine_url]})
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    yield Control(settings, database)
+    database.dispose()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every load and unload that an engine is asked for."""
+    asked: list[tuple[str, str]] = []
+    load, unload = Engine.load, Engine.unload
+
+    async def note_load(self: Engine, name: str, folder: Path) -> None:
+        asked.append(("load", name))
+        await load(self, name, folder)
+
+    async def note_unload(self: Engine, name: str) -> None:
+        asked.append(("unload", name))
+        await unload(self, name)
+
+    monkeypatch.setattr(Engine, "load", note_load)
+    monkeypatch.setattr(Engine, "unload", note_unload)
+    return asked
+
+
+def test_the_first_tick_makes_an_identity_adapter_and_remembers_what_it_answers(control: Control) -> None:
+    control.tick()
+    assert control.ready() == {control.identity}
+    assert control.live.target("flywheel", unit="ann").adapter == control.identity
+    assert (control.settings.adapters_folder / control.identity / "manifest.json").is_file()
+    with reading(control.database) as session:
+        assert len(adapter(session, control.identity).manifest["probes"]) == 3
+
+
+def test_a_tick_with_nothing_to_do_asks_the_engine_for_nothing(control: Control, calls: list[Any]) -> None:
+    control.tick()
+    calls.clear()
+    control.tick()
+    assert calls == []
+    assert control.ready() == {control.identity}
+
+
+def test_lost_files_of_the_identity_adapter_are_made_again(control: Control) -> None:
+    control.tick()
+    folder = control.settings.adapters_folder / control.identity
+    folder.rename(folder.with_name("away"))
+    control.tick()
+    assert folder.is_dir()
+
+
+def test_an_engine_that_forgot_its_adapters_is_not_ready_until_they_are_back(control: Control) -> None:
+    control.tick()
+    name = control.identity
+    control.with_http(lambda: control.pool.engines[0].unload(name))  # as a restart does
+    seen: list[set[str]] = []
+    load = Engine.load
+
+    async def look_while_loading(self: Engine, name: str, folder: Path) -> None:
+        seen.append(control.ready())
+        await load(self, name, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "load", look_while_loading)
+        control.tick()
+    assert seen == [set()]
+    assert control.ready() == {name}
+
+
+def test_a_challenger_that_answers_its_probes_becomes_ready_and_leaves_when_its_trial_is_over(
+    control: Control, calls: list[Any]
+) -> None:
+    control.tick()
+    challenger = trained_adapter(control.settings, control.database, seed=1)
+    trial = control.challenge(challenger)
+    control.tick()
+    assert control.ready() == control.loaded() == {control.identity, challenger}
+    control.end(trial)
+    calls.clear()
+    with control.live.speaking(challenger):
+        control.tick(3)
+        assert control.ready() == {control.identity}
+        assert challenger in control.loaded()  # somebody still hears it
+    assert calls == []
+    control.tick()
+    assert calls == [("unload", challenger)]
+    assert control.loaded() == {control.identity}
+
+
+def test_an_adapter_is_unloaded_only_in_a_tick_after_the_one_that_took_its_mark(
+    control: Control, calls: list[Any]
+) -> None:
+    control.tick()
+    challenger = trained_adapter(control.settings, control.database, seed=1)
+    trial = control.challenge(challenger)
+    control.tick()
+    control.end(trial)
+    calls.clear()
+    control.tick()
+    assert (control.ready(), calls) == ({control.identity}, [])
+    control.tick()
+    assert calls == [("unload", challenger)]
+
+
+def test_an_adapter_that_does_not_answer_as_it_did_when_it_was_made_is_taken_back(control: Control) -> None:
+    control.tick()
+    other = trained_adapter(control.settings, control.database, seed=2)
+    with reading(control.database) as session:
+        wrong = adapter(session, other).manifest["probes"]
+    with writing(control.database) as session:
+        name = publish_lora(control.settings, seed=3)
+        manifest = {"probes": wrong}
+        made_adapter(
+            session, name, base_model_hash=base_model_hash(control.settings.base_model_path), manifest=manifest
+        )
+    control.challenge(name)
+    control.tick()
+    assert control.ready() == control.loaded() == {control.identity}
+    assert "nats per token" in control.trouble(name)
+
+
+def test_a_trained_adapter_without_probes_is_refused(control: Control) -> None:
+    control.tick()
+    name = trained_adapter(control.settings, control.database, seed=1, manifest={})
+    control.challenge(name)
+    control.tick()
+    assert control.ready() == {control.identity}
+    assert "no probes" in control.trouble(name)
+
+
+def test_broken_files_are_refused_before_the_engine_is_asked_and_the_others_stay_ready(
+    control: Control, calls: list[Any]
+) -> None:
+    control.tick()
+    name = trained_adapter(control.settings, control.database, seed=1)
+    control.challenge(name)
+    calls.clear()
+    weights = control.settings.adapters_folder / name / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    control.tick(2)
+    assert calls == []
+    assert control.ready() == {control.identity}
+    assert "not the file that was published" in control.trouble(name)
+    weights.write_bytes(whole)
+    control.tick()
+    assert control.ready() == {control.identity}  # it rests a while before the next try
+    control.live.watches[control.pool.engines[0].url].rest_until.clear()
+    control.tick()
+    assert control.ready() == {control.identity, name}
+    assert control.trouble(name) == ""
+
+
+def test_an_engine_never_holds_more_adapters_than_it_has_places_for(
+    engine_url: str, base_model: str, tmp_path: Path
+) -> None:
+    settings = load_settings(home=tmp_path, base_model=base_model, engine={"urls": [engine_url], "max_loras": 2})
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    control = Control(settings, database)
+    control.tick()
+    first, second = (trained_adapter(settings, database, seed=seed) for seed in (1, 2))
+    trial = control.challenge(first)
+    control.tick()
+    control.end(trial)
+    control.challenge(second)
+    with control.live.speaking(first):
+        control.tick(3)
+        assert control.loaded() == {control.identity, first}
+        assert "free place" in control.trouble(second)
+    control.tick(2)
+    assert control.loaded() == control.ready() == {control.identity, second}
+    database.dispose()
+
+
+def test_a_dead_engine_is_out_of_service_after_two_ticks_and_the_other_one_answers(
+    engine_url: str, base_model: str, tmp_path: Path
+) -> None:
+    settings = load_settings(home=tmp_path, base_model=base_model, engine={"urls": [engine_url, NOWHERE]})
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    control = Control(settings, database)
+    control.pool.mark(control.pool.engines[1], {"identity-000000000000"})
+    control.tick()
+    assert control.ready(1) != set()  # one miss may be a busy machine
+    control.tick()
+    assert control.ready(1) == set()
+    assert control.trouble("", 1) == "does not answer"
+    assert control.ready(0) == {control.identity}
+    assert control.pool.engine_for(control.identity).url == engine_url
+    database.dispose()
+
+
+def test_a_bad_tick_is_said_in_one_line_and_the_loop_goes_on(
+    control: Control, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks: list[int] = []
+
+    async def fails_once(_appliance: Any) -> None:
+        ticks.append(1)
+        if len(ticks) == 1:
+            raise RuntimeError("something new")
+
+    monkeypatch.setattr(reconcile, "reconcile_once", fails_once)
+    settings = load_settings(home=control.settings.home, serving={"reconcile_seconds": 0.01})
+    fake: Any = SimpleNamespace(settings=settings, database=control.database, live=control.live)
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reconcile.reconcile_forever(fake), 0.5)
+
+    asyncio.run(run())
+    assert len(ticks) > 2
+    assert "RuntimeError: something new" in caplog.text
+
+
+def test_the_distance_of_probes_is_a_mean_and_infinite_for_lists_that_do_not_match() -> None:
+    assert mean_distance([1.0, 2.0], [1.5, 1.0]) == 0.75
+    assert mean_distance([1.0], [1.0, 2.0]) == mean_distance([], []) == float("inf")
+
+
+def test_the_manifest_of_the_identity_adapter_is_the_one_on_disk(control: Control) -> None:
+    control.tick()
+    with reading(control.database) as session:
+        record = adapter(session, control.identity).manifest
+    on_disk = json.loads((control.settings.adapters_folder / control.identity / "manifest.json").read_text())
+    assert {key: value for key, value in record.items() if key != "probes"} == on_disk
