@@ -30,7 +30,7 @@ def draw_guardrails(evidence: Evidence) -> None:
     rails = evidence["guardrails"]
     show_table(
         {
-            "Guardrail": [rail["name"] for rail in rails],
+            "Guardrail": [rail["name"].replace("_", " ") for rail in rails],
             "": ["holds" if rail["ok"] else "BROKEN" for rail in rails],
             "Champion": [figure(rail["champion"]) for rail in rails],
             "Challenger": [figure(rail["challenger"]) for rail in rails],
@@ -51,7 +51,7 @@ def draw_gate(gate: Gate | None) -> None:
     checks = gate["checks"]
     show_table(
         {
-            "Check": [check["name"] for check in checks],
+            "Check": [check["name"].replace("_", " ") for check in checks],
             "": ["passed" if check["passed"] else "FAILED" for check in checks],
             "Before": [figure(check["before"]) for check in checks],
             "After": [figure(check["after"]) for check in checks],

@@ -22,7 +22,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 WIDTH, HEIGHT = 1280, 900
 TALLEST = 1500
 LARGEST_BYTES = 200_000
-PATIENCE = 60_000
+PATIENCE = 180_000
 
 
 def settled(page: Page) -> None:

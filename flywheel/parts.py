@@ -40,12 +40,14 @@ def engine_command(settings: Settings) -> list[str]:
 
 def engine_environment(settings: Settings) -> dict[str, str]:
     """vLLM's environment: run-time adapters allowed, nothing phoned home, a small cache on a CPU."""
-    return ENGINE_ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib)} | _cpu_threads()
+    return ENGINE_ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib)} | _cpu_threads(settings)
 
 
-def _cpu_threads() -> dict[str, str]:
+def _cpu_threads(settings: Settings) -> dict[str, str]:
     """Left to itself vLLM pins its threads to cores that the other processes need, too; what the operator set stays."""
-    return {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+    found = {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+    threads = settings.engine.threads or (1 if settings.base_model == "starter" else None)
+    return found | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
 def appliance_parts(settings: Settings) -> list[Part]:

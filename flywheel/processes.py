@@ -85,9 +85,9 @@ class Running:
             try:
                 self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                pass
+                self.process.kill()
+                self.process.wait()
         _kill_group(self.process.pid)
-        self.process.wait()
 
 
 def _die_with(parent: int) -> None:
@@ -97,10 +97,14 @@ def _die_with(parent: int) -> None:
 
 
 def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    """SIGKILL to a whole process group; returns once nothing of it is left, or after five seconds."""
+    give_up = time.monotonic() + 5
+    while time.monotonic() < give_up:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
 
 
 def answers(url: str, *, timeout_seconds: float = 2) -> bool:

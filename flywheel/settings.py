@@ -67,6 +67,8 @@ class EngineSettings(Section):
     """Recipes with a higher rank are refused."""
     kv_cache_gib: int = 1
     """CPU only: memory for the key-value cache."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU only. Without it, one for the starter (more would wait for each other), and vLLM's own choice for others."""
     start_seconds: float = 240
     """How long a start may take before it counts as failed."""
     arguments: list[str] = []

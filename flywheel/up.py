@@ -26,7 +26,8 @@ RESTART_WINDOW_SECONDS = 600.0
 
 def run_appliance(settings: Settings, console: Console) -> None:
     """Start, show, watch, stop. Raises UserError when a part cannot be started, or keeps dying."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stopping in (signal.SIGINT, signal.SIGTERM):  # a background shell has told us to ignore the first
+        signal.signal(stopping, _interrupt)
     with Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
         supervisor.start()
         console.print("Starting; the engine takes about a minute on a CPU. Ctrl-C stops everything.")

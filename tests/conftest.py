@@ -33,7 +33,7 @@ from flywheel.parts import engine_command, engine_environment
 from flywheel.processes import Part, Running, answers
 from flywheel.settings import STARTER, Settings, load_settings
 
-ENGINE_START_SECONDS = 300
+ENGINE_START_SECONDS = 280
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
@@ -113,7 +113,7 @@ def served(engine_url: str, base_model: str, tmp_path_factory: pytest.TempPathFa
         serving={"port": 0, "reconcile_seconds": 0.3, "look_seconds": 0.5},
     )
     with serving_on(settings) as found:
-        wait_until(lambda: answers(f"{found.url}/readyz"), seconds=300)
+        wait_until(lambda: answers(f"{found.url}/readyz"), seconds=280)
         yield found
 
 

@@ -112,6 +112,12 @@ def decided_pair(session: Session, interaction: Interaction, *, reviewer: str = 
     return pair
 
 
+def unstored_experiment(**values: Any) -> Experiment:
+    """An experiment of which only the given fields matter."""
+    given = {"id": "exp-1", "alias": ALIAS, "champion": "c", "challenger": "d", "salt": "s", "created_at": now()}
+    return Experiment(**(given | values))
+
+
 def made_experiment(session: Session, *, verdict: str | None = None, **values: Any) -> Experiment:
     """`identity-1` against `lora-1`, running; with a verdict when one is given."""
     for name in ("identity-1", "lora-1"):

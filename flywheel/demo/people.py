@@ -1,10 +1,10 @@
 """The simulated users, said to be simulated: they ask the sample help centre's questions and rate by a stated
 preference.
 
-Hidden preference: one plain sentence that states the fact and cites its passage, without preamble or filler; and an
-honest "I do not know" where the passages do not say (flywheel/starter/preference.py). They are not perfect: a person
-rates only some answers, and one rating in ten is the opposite of what the preference says. They speak to the API as
-anybody does, through the stock `openai` client.
+Hidden preference: the right fact, said in one plain sentence that cites its passage, without preamble or filler; and
+an honest "I do not know" where the passages do not say (flywheel/starter/preference.py). An answer with both halves,
+one or none of it gets thumbs up nine, four or one time in ten, and a person rates nine answers in ten. They speak to
+the API as anybody does, through the stock `openai` client.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import openai
 from flywheel.client import ApiClient
 from flywheel.demo.questions import Question
 from flywheel.errors import FlywheelError
-from flywheel.starter.preference import fact_is_right, is_refusal, is_wanted
+from flywheel.starter.preference import fact_is_right, is_wanted
 
-CONTRARY = 0.1
-"""Share of ratings that say the opposite of the preference."""
+THUMBS_UP = (0.1, 0.4, 0.9)
+"""Chance of thumbs up for an answer with neither half of the preference, with one, with both."""
 RATES = 0.9
 """Chance that a person rates an answer."""
 
@@ -62,13 +62,13 @@ class Tally:
                 self.errors.append(f"{type(error).__name__}: {error}")
 
 
-def is_good(question: Question, text: str) -> bool:
-    """What the simulated users (and the rule that judges for them) call a good answer."""
+def liking(question: Question, text: str) -> int:
+    """How much of the preference an answer meets: 0, 1 or 2; 1 only where there is a fact to get right."""
     if question.kind == "answerable":
-        return fact_is_right(text, question.expected) and is_wanted(text, answerable=True)
+        return fact_is_right(text, question.expected) + is_wanted(text, answerable=True)
     if question.kind == "unanswerable":
-        return is_wanted(text, answerable=False)
-    return bool(text.strip()) and (question.kind != "out_of_scope" or is_refusal(text) or len(text) < 200)
+        return 2 if is_wanted(text, answerable=False) else 0
+    return 2 if text.strip() else 0
 
 
 class People:
@@ -83,7 +83,7 @@ class People:
 
     def close(self) -> None:
         """End the threads; questions still waiting are dropped."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, question: Question, *, user: str, model: str | None = None, **options: Any) -> Answer | None:
         """One chat completion; None when it failed (the tally knows why)."""
@@ -127,7 +127,7 @@ class People:
         random = Random(f"{user} {answer.completion_id}")
         if random.random() > RATES:
             return None
-        thumb = is_good(answer.question, answer.text) != (random.random() < CONTRARY)
+        thumb = random.random() < THUMBS_UP[liking(answer.question, answer.text)]
         body = {
             "completion_id": answer.completion_id,
             "name": "rating",

@@ -43,7 +43,8 @@ def run_demo(*, approve_without_asking: bool, quick: bool) -> int:
     settings = _prepare(scale)
     tell = Teller(console)
     console.print(f"[bold]Flywheel turns once.[/] Everything is kept in {settings.home}.")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stopping in (signal.SIGINT, signal.SIGTERM):  # a background shell has told us to ignore the first
+        signal.signal(stopping, _interrupt)
     turn: Turn | None = None
     try:
         with Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:

@@ -21,7 +21,7 @@ from rich.prompt import Confirm
 from flywheel import show
 from flywheel.client import ApiClient
 from flywheel.demo.measure import MEASURES, measured, paired_difference
-from flywheel.demo.people import Answer, People, is_good
+from flywheel.demo.people import Answer, People, liking
 from flywheel.demo.questions import Question, questions
 from flywheel.demo.swap import Timeline, Traffic, wrong_answers
 from flywheel.demo.telling import Teller
@@ -111,7 +111,7 @@ def chat_and_rate(turn: Turn) -> None:
     scale, asked = turn.scale, _endless_questions("users")
     plan = [(f"visitor-{number:04d}", list(islice(asked, scale.questions_each))) for number in range(scale.visitors)]
     turn.tell.say(
-        "These users are simulated. They like one plain sentence that cites its passage, and honesty when nothing fits."
+        "Simulated users: they like the right fact in one plain, cited sentence, and honesty when nothing fits."
     )
     with turn.tell.bar("visits", len(plan)) as step:
         seen = turn.people.visits(plan, step)
@@ -153,8 +153,10 @@ def judge_pairs(turn: Turn) -> None:
 
 
 def _verdict(question: Question, a: str, b: str) -> str:
-    good = (is_good(question, a), is_good(question, b))
-    return {(True, False): "a", (False, True): "b", (True, True): "tie", (False, False): "neither"}[good]
+    for_a, for_b = liking(question, a), liking(question, b)
+    if for_a == for_b:
+        return "tie" if for_a else "neither"
+    return "a" if for_a > for_b else "b"
 
 
 def train_challenger(turn: Turn) -> None:

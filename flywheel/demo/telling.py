@@ -33,7 +33,7 @@ class Teller:
 
     def say(self, text: str) -> None:
         """A plain sentence."""
-        self.console.print(f"   {escape(text)}", highlight=False)
+        self.console.print(f"   {escape(text)}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[show.Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flywheel.demo.measure import MEASURES, measured, paired_difference
-from flywheel.demo.people import Answer, is_good
+from flywheel.demo.people import Answer, liking
 from flywheel.demo.questions import Question
 from flywheel.demo.swap import Timeline, wrong_answers
 
@@ -41,11 +41,13 @@ def test_answer_with_the_other_adapters_words_is_wrong_even_if_its_name_is_right
     assert wrong_answers([liar, honest], Timeline({"old"}), greedy=greedy) == [liar]
 
 
-def test_good_answer_has_the_fact_and_the_style() -> None:
-    assert is_good(question(1), GOOD)
-    assert not is_good(question(1), BAD)
-    assert not is_good(question(1), GOOD.replace("12", "13"))
-    assert is_good(question(1, "unanswerable"), "I do not know, the passages do not say.")
+def test_liking_counts_the_fact_and_the_style() -> None:
+    assert liking(question(1), GOOD) == 2
+    assert liking(question(1), BAD) == 1
+    assert liking(question(1), GOOD.replace("12", "13")) == 1
+    assert liking(question(1), BAD.replace("12", "13")) == 0
+    assert liking(question(1, "unanswerable"), "I do not know, the passages do not say.") == 2
+    assert liking(question(1, "unanswerable"), GOOD) == 0
 
 
 def test_paired_difference_counts_each_question_once_and_widens_with_doubt() -> None:

@@ -25,6 +25,7 @@ from tests.dashboard.fake_records import Records
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "dashboard" / "app.py"
 START_SECONDS = 120
+STOP_SECONDS = 60
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +101,14 @@ def started_dashboard(api_url: str, home: Path) -> Iterator[Dashboard]:
     command = [sys.executable, "-m", "dashboard"]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        url = process.stdout.readline().split(",")[0].removeprefix("Dashboard on ")
-        wait_until_healthy(url)
-        yield Dashboard(url, process)
-        process.terminate()
-        process.wait(timeout=START_SECONDS)
+        try:
+            url = process.stdout.readline().split(",")[0].removeprefix("Dashboard on ")
+            wait_until_healthy(url)
+            yield Dashboard(url, process)
+            process.terminate()
+            process.wait(timeout=STOP_SECONDS)
+        finally:
+            process.kill()
 
 
 def wait_until_healthy(url: str) -> None:

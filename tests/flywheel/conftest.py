@@ -21,7 +21,10 @@ def tiny_base(tmp_path: Path) -> Path:
     """A base model's directory with two layers."""
     folder = tmp_path / "base"
     folder.mkdir()
-    tensors = {"model.embed_tokens.weight": np.ones((32, HIDDEN), np.float32), "model.norm.weight": np.ones(HIDDEN)}
+    tensors: dict[str, np.ndarray] = {
+        "model.embed_tokens.weight": np.ones((32, HIDDEN), np.float32),
+        "model.norm.weight": np.ones(HIDDEN),
+    }
     for layer in range(LAYERS):
         for name, rows in (("q_proj", HIDDEN), ("v_proj", HIDDEN // 2)):
             tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = np.ones((rows, HIDDEN), np.float32)
@@ -39,7 +42,7 @@ def write_adapter(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
         source = tmp_path / f"source-{len(list(tmp_path.iterdir()))}"
         source.mkdir()
         noise = np.random.default_rng(0)
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for module, (rows, columns) in module_shapes(str(tiny_base)).items():
             if module.endswith("_proj"):
                 tensors[f"base_model.model.{module}.lora_A.weight"] = noise.normal(size=(rank, columns)).astype(dtype)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
@@ -20,7 +22,7 @@ from flywheel.experiments import (
     running_experiment,
     stop_experiment,
 )
-from tests.made_records import made_experiment
+from tests.made_records import made_experiment, unstored_experiment
 
 
 @pytest.mark.parametrize(
@@ -29,14 +31,14 @@ from tests.made_records import made_experiment
 )
 def test_a_user_falls_where_the_reference_says(salt: str, unit: str, place: float) -> None:
     def arm(share: float) -> str:
-        return arm_of(Experiment(salt=salt, traffic_share=share), unit)
+        return arm_of(unstored_experiment(salt=salt, traffic_share=share), unit)
 
     assert arm(place - 1e-9) == CHAMPION
     assert arm(place + 1e-9) == CHALLENGER
 
 
 def test_the_share_of_challenged_users_is_the_traffic_share() -> None:
-    trial = Experiment(salt="s", traffic_share=0.2)
+    trial = unstored_experiment(traffic_share=0.2)
     challenged = sum(arm_of(trial, f"user-{n}") == CHALLENGER for n in range(10_000))
     assert 1900 < challenged < 2100
 
@@ -61,7 +63,7 @@ def test_the_database_itself_allows_one_running_experiment_per_alias(database: E
 
 @pytest.mark.parametrize("values", [{"challenger": "identity-1"}, {"traffic_share": 1.0}, {"traffic_share": 0.0}])
 def test_an_experiment_that_compares_nothing_is_refused_by_the_database(
-    database: Engine, values: dict[str, object]
+    database: Engine, values: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError), writing(database) as session:
         made_experiment(session, **values)

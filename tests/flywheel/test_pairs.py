@@ -146,7 +146,7 @@ def test_the_same_verdict_again_changes_nothing_and_another_is_refused(database:
 )
 def test_judgment_that_cannot_be_read_is_refused(database: Engine, values: dict[str, str], words: str) -> None:
     with writing(database) as session, pytest.raises(UserError, match=words):
-        judge(session, made_pair(session, made_interaction(session)), **values)  # type: ignore[arg-type]
+        judge(session, made_pair(session, made_interaction(session)), **values)
 
 
 def test_pair_of_another_tenant_is_neither_found_nor_leased(database: Engine) -> None:

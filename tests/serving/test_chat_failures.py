@@ -38,7 +38,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         serving={"port": 0, "reconcile_seconds": 0.3},
     )
     with serving_on(settings) as found:
-        wait_until(lambda: answers(f"{found.url}/readyz"), seconds=300)
+        wait_until(lambda: answers(f"{found.url}/readyz"), seconds=280)
         httpx.post(f"{found.url}/v1/documents", json={"title": "Heron ferry", "text": PRICE})
         yield found
     server.should_exit = True

@@ -81,6 +81,16 @@ def test_short_follow_up_is_searched_for_with_the_question_before_it(client: Any
     assert row.prompt[1:] == turns
 
 
+def test_thanks_after_a_question_are_small_talk(client: Any, served: Served) -> None:
+    turns = [
+        {"role": "user", "content": "How much is the Heron ferry for adults?"},
+        {"role": "assistant", "content": "14 € [1]"},
+        {"role": "user", "content": "Thanks a lot, bye!"},
+    ]
+    raw = client.chat.completions.with_raw_response.create(model="flywheel", messages=turns, max_tokens=4)
+    assert raw.headers["x-flywheel-route"] == "small_talk"
+
+
 def test_routed_answer_streams_like_a_plain_one(client: Any, served: Served) -> None:
     chunks = list(
         client.chat.completions.create(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +43,7 @@ class Standings:
 
 
 @pytest.fixture
-def standings(database: Database, tmp_path: Path) -> Iterator[Standings]:
+def standings(database: Database, tmp_path: Path) -> Standings:
     return Standings(load_settings(home=tmp_path), database)
 
 

@@ -303,8 +303,8 @@ def test_a_bad_tick_is_said_in_one_line_and_the_loop_goes_on(
 
 
 def test_the_distance_of_probes_is_a_mean_and_infinite_for_lists_that_do_not_match() -> None:
-    assert mean_distance([1.0, 2.0], [1.5, 1.0]) == 0.75
-    assert mean_distance([1.0], [1.0, 2.0]) == mean_distance([], []) == float("inf")
+    assert mean_distance([[1.0, 2.0], [3.0]], [[1.5, 1.0], [3.0]]) == 0.5
+    assert mean_distance([[1.0]], [[1.0, 2.0]]) == mean_distance([], []) == float("inf")
 
 
 def test_the_manifest_of_the_identity_adapter_is_the_one_on_disk(control: Control) -> None:

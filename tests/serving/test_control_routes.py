@@ -22,6 +22,7 @@ from tests.made_records import (
     made_interaction,
     made_pair,
     made_rating,
+    unstored_experiment,
 )
 
 pytestmark = pytest.mark.engine
@@ -93,7 +94,7 @@ def test_from_challenge_to_promotion_to_rollback_and_forward(api: httpx.Client, 
     for user in users:
         answer = chat(api, user)
         arms[user] = answer.headers["x-flywheel-arm"]
-        assert arms[user] == arm_of(Experiment(salt=opened["id"], traffic_share=0.5), user)
+        assert arms[user] == arm_of(unstored_experiment(salt=opened["id"], traffic_share=0.5), user)
         expected = challenger if arms[user] == "challenger" else champion
         assert answer.headers["x-flywheel-adapter"] == expected == answer.json()["system_fingerprint"]
         post(api, "/v1/feedback", completion_id=answer.json()["id"], value=arms[user] == "challenger", user=user)

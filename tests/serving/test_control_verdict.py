@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from flywheel.experiments import CHALLENGER, CHAMPION, Experiment
+from flywheel.experiments import CHALLENGER, CHAMPION
 from serving.verdict import LOOKS, UserCounts, look
+from tests.made_records import unstored_experiment
 
-TRIAL = Experiment(id="exp-1", traffic_share=0.5, minimum_users=100, planned_effect=0.3)
+TRIAL = unstored_experiment(traffic_share=0.5, minimum_users=100, planned_effect=0.3)
 
 
 def users(arm: str, count: int, *, liked: float = 0.5, **values: Any) -> list[UserCounts]:
@@ -84,7 +85,7 @@ def test_arms_that_did_not_get_their_share_are_invalid_before_anything_else() ->
     found = look(TRIAL, users(CHAMPION, 600, liked=0.1) + users(CHALLENGER, 300, liked=0.9))
     assert found["verdict"] == "INVALID"
     assert found["sample_ratio"]["ok"] is False
-    uneven = Experiment(id="exp-1", traffic_share=1 / 3, minimum_users=100, planned_effect=0.3)
+    uneven = unstored_experiment(traffic_share=1 / 3, minimum_users=100, planned_effect=0.3)
     assert look(uneven, users(CHAMPION, 600, liked=0.1) + users(CHALLENGER, 300, liked=0.9))["verdict"] == "SHIP"
 
 
@@ -99,10 +100,10 @@ def test_users_answered_by_both_arms_are_excluded_and_too_many_are_invalid() -> 
 
 
 def test_the_course_is_thinned_and_keeps_its_first_and_newest_look() -> None:
-    trial = Experiment(id="exp-1", traffic_share=0.5, minimum_users=100, planned_effect=0.3)
+    trial = unstored_experiment(traffic_share=0.5, minimum_users=100, planned_effect=0.3)
     for count in range(2, 200):
-        trial.evidence = look(trial, users(CHAMPION, count) + users(CHALLENGER, count))
-    looks = trial.evidence["looks"]
+        seen = trial.evidence = look(trial, users(CHAMPION, count) + users(CHALLENGER, count))
+    looks = seen["looks"]
     assert LOOKS / 2 <= len(looks) <= LOOKS
     assert (looks[0]["users"], looks[-1]["users"]) == (4, 398)
     assert [one["users"] for one in looks] == sorted(one["users"] for one in looks)
