@@ -81,7 +81,10 @@ async def reconcile_once(appliance: Appliance) -> None:
     if live.base_model is not None and not (identity and (appliance.settings.adapters_folder / identity).is_dir()):
         await asyncio.to_thread(publish_identity, appliance.database, appliance.settings, live.base_model)
         await live.refresh()
-    await asyncio.gather(*(_reconcile_engine(appliance, engine) for engine in appliance.engines.engines))
+    ticks = [_reconcile_engine(appliance, engine) for engine in appliance.engines.engines]
+    for outcome in await asyncio.gather(*ticks, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def publish_identity(database: Database, settings: Settings, base_model: BaseModel) -> str:

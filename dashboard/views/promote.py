@@ -76,7 +76,7 @@ def draw_decision_form(experiment: Experiment) -> None:
         )
         bound_to: dict[str, Any] = {
             "experiment_id": experiment["id"],
-            "evidence_hash": "",
+            "evidence_hash": experiment["evidence_hash"] or "",
         }
         with st.container(horizontal=True):
             st.button(

@@ -7,6 +7,7 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from retrain.starter.evaluate import Share, load, measure_drawn, measure_sample, table
@@ -19,7 +20,7 @@ def card(figures: dict[str, float], rows: list[Share], *, seed: int, note: str) 
     return CARD.read_text(encoding="utf-8").format(
         table=table(rows),
         seed=seed,
-        note=f"{note} " if note else "",
+        note="\n" + textwrap.fill(note, 118) + "\n" if note else "",
         tokens=f"{figures['tokens'] / 1e6:.1f} million",
         minutes=f"{figures['seconds'] / 60:.0f}",
         steps=f"{int(figures['step']):,}",
