@@ -200,6 +200,10 @@ def _require_name_and_reason(actor: str, reason: str) -> None:
 
 def _append(session: Session, *, tenant: str, alias: str, kind: str, actor: str, **values: Any) -> Promotion:
     last = session.exec(select(func.max(Promotion.position)).where(Promotion.alias == alias)).one() or 0
+    # Whoever commits before this line is seen by the next; whoever commits after it takes our position.
+    current = live_promotion(session, alias=alias)
+    if current is not None and current.adapter != values["previous"]:
+        raise ConflictError(f"Somebody else has just decided about {alias!r}: look again at what is live.")
     row = Promotion(
         id=new_id("promo"),
         tenant=tenant,

@@ -68,3 +68,10 @@ async def _probes(url: str, name: str, folder: Path) -> list[dict[str, Any]]:
         log_probs = await engine.score(name, token_ids)
         await engine.unload(name)
     return [{"token_ids": token_ids, "log_probs": log_probs}]
+
+
+def opened(folder: Path, name: str) -> Path:
+    """A file of a published adapter, made writable."""
+    folder.chmod(0o755)
+    (folder / name).chmod(0o644)
+    return folder / name

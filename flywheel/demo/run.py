@@ -121,7 +121,8 @@ def _run_stages(turn: Turn, *, approve_without_asking: bool) -> None:
 
 
 def _write_report(settings: Settings, turn: Turn) -> None:
-    report = {"stages": turn.tell.stages, **turn.report}
+    tally = turn.people.tally
+    report = {"stages": turn.tell.stages, "requests": {"total": tally.total, "failed": tally.failed}, **turn.report}
     (settings.home / REPORT).write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -29,7 +29,7 @@ from flywheel.errors import UserError
 from flywheel.starter.questions import HELP_CENTRE
 from flywheel.titles import title_of
 
-RULE = "rule: plain, cited, honest"
+RULE = "rule: right, plain, cited, honest"
 OPERATOR = "demo operator"
 
 

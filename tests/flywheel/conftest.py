@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flywheel.adapter_files import publish_adapter
+from flywheel.adapter_files import publish_adapter, verify_adapter
 from flywheel.base_model import base_model_hash, module_shapes
 
 HIDDEN, LAYERS, RANK = 16, 2, 4
@@ -65,3 +66,14 @@ def published(write_adapter: Callable[..., Path], tiny_base: Path, tmp_path: Pat
         manifest={"base_model_hash": base_model_hash(str(tiny_base))},
     )
     return tmp_path / "adapters" / name
+
+
+@pytest.fixture
+def check(tiny_base: Path) -> Callable[[Path], dict[str, Any]]:
+    """Verifies a folder against the tiny base model."""
+
+    def verify(folder: Path, *, max_rank: int = 8) -> dict[str, Any]:
+        hashed, shapes = base_model_hash(str(tiny_base)), module_shapes(str(tiny_base))
+        return verify_adapter(folder, base_model_hash=hashed, max_rank=max_rank, shapes=shapes)
+
+    return verify

@@ -12,23 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flywheel.adapter_files import MANIFEST, content_hash, file_hash, publish_adapter, verify_adapter
-from flywheel.base_model import base_model_hash, module_shapes
+from flywheel.adapter_files import MANIFEST, content_hash, file_hash, publish_adapter
+from flywheel.base_model import base_model_hash
 from flywheel.errors import UserError
 from flywheel.identity_adapter import write_identity_adapter
+from tests.made_adapters import opened
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-@pytest.fixture
-def check(tiny_base: Path) -> Callable[[Path], dict[str, Any]]:
-    """Verifies a folder against the tiny base model."""
-
-    def verify(folder: Path, *, max_rank: int = 8) -> dict[str, Any]:
-        hashed, shapes = base_model_hash(str(tiny_base)), module_shapes(str(tiny_base))
-        return verify_adapter(folder, base_model_hash=hashed, max_rank=max_rank, shapes=shapes)
-
-    return verify
 
 
 def republished(folder: Path) -> Path:
@@ -41,13 +31,6 @@ def republished(folder: Path) -> Path:
     target = folder.with_name(f"lora-{digest[:12]}")
     folder.chmod(0o755)
     return folder.rename(target) if target != folder else folder
-
-
-def opened(folder: Path, name: str) -> Path:
-    """A file of a published adapter, made writable."""
-    folder.chmod(0o755)
-    (folder / name).chmod(0o644)
-    return folder / name
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
@@ -279,47 +262,3 @@ def test_a_file_that_belongs_to_no_adapter_is_refused(published: Path, check: Ca
         check(published)
     with pytest.raises(UserError, match=f"holds {name}"):
         check(republished(published))
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
-def test_symbolic_links_are_refused(published: Path, check: Callable[..., Any], tmp_path: Path, name: str) -> None:
-    file = opened(published, name)
-    file.rename(tmp_path / name)
-    file.symlink_to(tmp_path / name)
-    with pytest.raises(UserError, match=f"holds {name}"):
-        check(published)
-
-
-def test_a_linked_folder_is_refused(published: Path, check: Callable[..., Any], tmp_path: Path) -> None:
-    link = tmp_path / published.name
-    link.symlink_to(published)
-    with pytest.raises(UserError, match="no folder"):
-        check(link)
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
-def test_a_missing_file_is_named(published: Path, check: Callable[..., Any], name: str) -> None:
-    opened(published, name).unlink()
-    with pytest.raises(UserError, match=f"lacks {name}"):
-        check(published)
-
-
-def test_a_swapped_configuration_is_refused(published: Path, check: Callable[..., Any]) -> None:
-    file = opened(published, CONFIG)
-    file.write_text(file.read_text().replace('"lora_alpha": 8', '"lora_alpha": 80'))
-    with pytest.raises(UserError, match=r"adapter_config\.json of adapter"):
-        check(published)
-
-
-def test_a_folder_under_another_adapters_name_is_refused(published: Path, check: Callable[..., Any]) -> None:
-    published.chmod(0o755)
-    renamed = published.rename(published.with_name("lora-000000000000"))
-    with pytest.raises(UserError, match="does not hold what its name stands for"):
-        check(renamed)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"files": [], "kind": 1}'])
-def test_a_manifest_that_cannot_be_read_is_refused(published: Path, check: Callable[..., Any], content: bytes) -> None:
-    opened(published, MANIFEST).write_bytes(content)
-    with pytest.raises(UserError, match=MANIFEST.replace(".", r"\.") + "|manifest"):
-        check(published)

@@ -9,78 +9,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import pytest
-from sqlalchemy import Engine as Database
 
-from flywheel.adapters import adapter, identity_adapter
+from flywheel.adapters import adapter
 from flywheel.base_model import base_model_hash
 from flywheel.database import migrate, open_database, reading, writing
-from flywheel.experiments import stop_experiment
-from flywheel.settings import Settings, load_settings
+from flywheel.settings import load_settings
 from serving import reconcile
-from serving.engine import Engine, EnginePool
-from serving.live import LiveAliases
-from serving.reconcile import mean_distance, reconcile_once
+from serving.engine import Engine
 from tests.made_adapters import publish_lora, trained_adapter
-from tests.made_records import made_adapter, made_experiment
+from tests.made_control import NOWHERE, Control
+from tests.made_records import made_adapter
 
 pytestmark = pytest.mark.engine
-NOWHERE = "http://127.0.0.1:9"
-
-
-class Control:
-    """The control side of an appliance, without the rest; each call runs in an event loop of its own."""
-
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self.settings, self.database = settings, database
-        self.pool = EnginePool([Engine(url, Any) for url in settings.engine.urls])  # type: ignore[arg-type]
-        self.live = LiveAliases(settings, database, self.pool)
-
-    @property
-    def identity(self) -> str:
-        with reading(self.database) as session:
-            found = identity_adapter(session, base_model_hash=base_model_hash(self.settings.base_model_path))
-        assert found is not None
-        return found.name
-
-    def tick(self, times: int = 1) -> None:
-        async def ticks() -> None:
-            for _ in range(times):
-                await reconcile_once(
-                    SimpleNamespace(settings=self.settings, database=self.database, engines=self.pool, live=self.live)  # type: ignore[arg-type]
-                )
-
-        self.with_http(ticks)
-
-    def with_http(self, act: Any) -> Any:
-        async def run() -> Any:
-            async with aiohttp.ClientSession() as http:
-                for engine in self.pool.engines:
-                    engine.http = http
-                return await act()
-
-        return asyncio.run(run())
-
-    def loaded(self) -> set[str]:
-        found: set[str] = self.with_http(self.pool.engines[0].loaded)
-        return found
-
-    def ready(self, place: int = 0) -> set[str]:
-        return self.pool.ready_for(self.pool.engines[place])
-
-    def trouble(self, name: str, place: int = 0) -> str:
-        return self.live.watches[self.pool.engines[place].url].troubles.get(name, "")
-
-    def challenge(self, challenger: str) -> str:
-        with writing(self.database) as session:
-            return made_experiment(session, champion=self.identity, challenger=challenger).id
-
-    def end(self, experiment_id: str) -> None:
-        from flywheel.experiments import Experiment
-
-        with writing(self.database) as session:
-            stop_experiment(session, session.get_one(Experiment, experiment_id), state="rejected")
 
 
 @pytest.fixture
@@ -300,11 +241,6 @@ def test_a_bad_tick_is_said_in_one_line_and_the_loop_goes_on(
     asyncio.run(run())
     assert len(ticks) > 2
     assert "RuntimeError: something new" in caplog.text
-
-
-def test_the_distance_of_probes_is_a_mean_and_infinite_for_lists_that_do_not_match() -> None:
-    assert mean_distance([[1.0, 2.0], [3.0]], [[1.5, 1.0], [3.0]]) == 0.5
-    assert mean_distance([[1.0]], [[1.0, 2.0]]) == mean_distance([], []) == float("inf")
 
 
 def test_the_manifest_of_the_identity_adapter_is_the_one_on_disk(control: Control) -> None:
