@@ -76,6 +76,8 @@ class Watch:
     """Ticks in a row in which it did not answer."""
     troubles: dict[str, str] = field(default_factory=dict)
     """{adapter: why it is not ready}; the empty name stands for the engine itself."""
+    ours: set[str] = field(default_factory=set)
+    """The adapters that this process had it load, from this appliance's own folder."""
     rest_until: dict[str, float] = field(default_factory=dict)
     """{adapter: monotonic time before which it is not tried again}."""
 

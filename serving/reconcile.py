@@ -5,8 +5,9 @@ files → load → warm → compare the fingerprint → mark ready. What is want
 unloaded in a later one, once no request speaks through it. Every step can be repeated, so dying between two of them
 costs a tick, nothing else.
 
-Invariants: an engine is asked to load only files that `verify_adapter` has passed, and never holds more than
-`engine.max_loras` through us; an adapter is marked ready only after it gave the log-probabilities that were recorded
+Invariants: an engine is asked to load only files that `verify_adapter` has passed, answers from none that this process
+did not have it load (files that vanish under an engine kill it), and never holds more than `engine.max_loras` through
+us; an adapter is marked ready only after it gave the log-probabilities that were recorded
 when it was made (a trained one: by the trainer; the identity adapter: at its first load). A replica that forgot its
 adapters (it restarted) is not ready until they are back.
 
@@ -124,6 +125,7 @@ async def _reconcile_engine(appliance: Appliance, engine: Engine) -> None:
         if watch.misses >= MISSES:
             pool.mark(engine, set())
             watch.rest_until.clear()  # it will come back empty, and deserves a fresh try
+            watch.ours.clear()
             _note(watch, engine, "", "does not answer")
         return
     watch.misses = 0
@@ -169,12 +171,15 @@ async def _made_ready(appliance: Appliance, engine: Engine, name: str, *, loaded
         _note(watch, engine, name, "waits for a free place on the engine (engine.max_loras)")
         return False
     try:
-        await _prepare(appliance, engine, name, load=name not in loaded)
+        if name in loaded - watch.ours:
+            await engine.unload(name)  # whoever loaded it may have used other files, and may take them away
+        await _prepare(appliance, engine, name, load=name not in loaded & watch.ours)
     except FlywheelError as error:
         if isinstance(error, UserError):  # the adapter's fault, not the engine's
             watch.rest_until[name] = time.monotonic() + REST_SECONDS
         _note(watch, engine, name, str(error))
         return False
+    watch.ours.add(name)
     _note(watch, engine, name, None)
     log.info("reconcile: %s is ready on %s", name, engine.url)
     return True

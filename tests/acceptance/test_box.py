@@ -40,8 +40,8 @@ trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "</s>"], 
 bpe.train_from_iterator(words, trainer)
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="<pad>", chat_template=template)
 torch.manual_seed(0)
-config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, intermediate_size=128, max_position_embeddings=2048,
+config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, intermediate_size=256, max_position_embeddings=2048,
     eos_token_id=1, pad_token_id=0, bos_token_id=None)
 LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 tokenizer.save_pretrained(folder)
