@@ -96,7 +96,7 @@ def follow_run(console: Console, read: Callable[[], Row], *, poll_seconds: float
         while True:
             run = read()
             for event in run["events"][seen:]:
-                bar.console.print(f"  {escape(event['text'])}")
+                bar.console.print(f"  {escape(event['text'])}", soft_wrap=True)
             seen = len(run["events"])
             step = run["progress"]
             loss = f"loss {step['loss']:.3f}" if isinstance(step.get("loss"), int | float) else ""

@@ -114,7 +114,14 @@ def decided_pair(session: Session, interaction: Interaction, *, reviewer: str = 
 
 def unstored_experiment(**values: Any) -> Experiment:
     """An experiment of which only the given fields matter."""
-    given = {"id": "exp-1", "alias": ALIAS, "champion": "c", "challenger": "d", "salt": "s", "created_at": now()}
+    given: dict[str, Any] = {
+        "id": "exp-1",
+        "alias": ALIAS,
+        "champion": "c",
+        "challenger": "d",
+        "salt": "s",
+        "created_at": now(),
+    }
     return Experiment(**(given | values))
 
 
