@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -68,6 +70,18 @@ def test_migrating_twice_changes_nothing(database: Engine) -> None:
     migrate(database)
     with database.connect() as connection:
         assert connection.execute(text("SELECT id FROM interaction")).scalar_one() == row.id
+
+
+def test_processes_that_start_together_on_an_empty_database_all_find_it_migrated(database: Engine) -> None:
+    url = database.url.render_as_string(hide_password=False) + "-empty"
+    if database.dialect.name == "postgresql":
+        url = url.removesuffix("-empty")
+        with database.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+    code = f"from flywheel.database import migrate, open_database; migrate(open_database({url!r}))"
+    started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [process.wait(120) for process in started] == [0, 0, 0]
 
 
 def test_work_that_fails_half_way_is_rolled_back_whole(database: Engine) -> None:
