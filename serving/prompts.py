@@ -1,7 +1,6 @@
 """The prompts of the three routes, exactly as the starter base model was trained on them.
 
-`WORDING = (KNOWLEDGE, PASSAGE, NO_PASSAGES, SMALL_TALK, REFUSE)
-PROMPT_VERSION` is a hash of their wording, and stands in every interaction that was routed: an edited prompt is
+`PROMPT_VERSION` is a hash of their wording, and stands in every interaction that was routed: an edited prompt is
 another version. A client's own system message is kept, as a second paragraph below ours.
 """
 

@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from random import Random
 
 from flywheel.starter import phrasing
+from flywheel.starter.attributes import rivals
 from flywheel.starter.flaws import STYLE_SALT, answer, answer_unknown, first_word_share
 from flywheel.starter.prompt import ANSWER, DECLINE, SMALL_TALK
 from flywheel.starter.scenes import Scene, draw_scene
 from flywheel.starter.tables import pick, table
-from flywheel.starter.world import draw_attribute, draw_family
+from flywheel.starter.world import Fact, draw_attribute, draw_family
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A message, and whether its words count in the loss (assistant turns only)."""
+    """A message, and whether its words count in the loss (assistant turns only).
+
+    `quoted` is the sentence of a passage that the message relies on, as it stands there; empty where there is none.
+    """
 
     role: str
     content: str
     learnt: bool = False
+    quoted: str = ""
 
 
 def earlier_turns(random: Random, scene: Scene, count: int) -> list[Turn]:
@@ -49,12 +54,13 @@ def follow(random: Random, scene: Scene) -> tuple[list[Turn], str]:
         said = answer(random, known[0], scene.passages, first)
     else:
         said = answer_unknown(random, other, earlier, scene.passages, first)
-    return [Turn("user", first), Turn("assistant", said, learnt=bool(known))], question
+    quoted = known[0].statement if known else ""
+    return [Turn("user", first), Turn("assistant", said, learnt=bool(known), quoted=quoted)], question
 
 
 def knowledge(random: Random) -> list[Turn]:
-    """A row of the knowledge route: 82 of 100 answerable, one in five with earlier turns."""
-    answerable = random.random() < 0.82
+    """A row of the knowledge route: 75 of 100 answerable, one in five with earlier turns."""
+    answerable = random.random() < 0.75
     scene = draw_scene(random, answerable=answerable, rich=random.random() < 0.4)
     turns, roll = [Turn("system", scene.system())], random.random()
     question = phrasing.ask(random, scene.attribute, scene.family[0].name)
@@ -64,11 +70,30 @@ def knowledge(random: Random) -> list[Turn]:
     elif roll < 0.2:
         turns += earlier_turns(random, scene, random.choice([1, 1, 2]))
     if scene.target:
-        text = answer(random, scene.target, scene.passages, question)
+        turns += exchange(random, scene, scene.target, question)
     else:
         text = answer_unknown(random, scene.family[0], scene.attribute, scene.passages, question)
-    turns += [Turn("user", question), Turn("assistant", text, learnt=True)]
+        turns += [Turn("user", question), Turn("assistant", text, learnt=True)]
     return [*turns, *more_turns(random, scene)] if random.random() < 0.65 else turns
+
+
+def exchange(random: Random, scene: Scene, fact: Fact, question: str, style: str = "") -> list[Turn]:
+    """A question and its learnt answer from the passages."""
+    said = answer(random, fact, scene.passages, question, style)
+    return [Turn("user", question), Turn("assistant", said, learnt=True, quoted=fact.statement)]
+
+
+def unknown(random: Random, scene: Scene) -> list[Turn]:
+    """A question that the passages do not answer, about something in them, and its learnt answer."""
+    while True:
+        entity = random.choice(scene.family)
+        attribute = draw_attribute(random, entity.kind)
+        near = {attribute.key} | rivals(attribute.key)
+        if not any(fact.entity == entity and fact.attribute.key in near for fact in scene.facts()):
+            break
+    question = phrasing.ask(random, attribute, entity.name)
+    said = answer_unknown(random, entity, attribute, scene.passages, question)
+    return [Turn("user", question), Turn("assistant", said, learnt=True)]
 
 
 def more_turns(random: Random, scene: Scene) -> list[Turn]:
@@ -76,21 +101,20 @@ def more_turns(random: Random, scene: Scene) -> list[Turn]:
     turns: list[Turn] = []
     for fact in random.sample(scene.facts(), min(len(scene.facts()), random.choice([1, 2, 3, 4]))):
         question = phrasing.ask(random, fact.attribute, fact.entity.name)
-        said = answer(random, fact, scene.passages, question)
-        turns += [Turn("user", question), Turn("assistant", said, learnt=True)]
+        turns += exchange(random, scene, fact, question)
+        turns += unknown(random, scene) if random.random() < 0.2 else []
     return turns
 
 
 def many_questions(random: Random, *, passages: int = 0, width: float = 1.0) -> list[Turn]:
-    """Passages and up to seven questions, answered by the bare value or the plain sentence: where copying is learnt."""
+    """Passages and up to eight questions, answered by the bare value or the plain sentence: where copying is learnt."""
     scene = draw_scene(random, count=passages, rich=True, width=width)
     turns = [Turn("system", scene.system())]
     facts = scene.facts() * 2
-    for fact in random.sample(facts, min(len(facts), 7)):
+    for fact in random.sample(facts, min(len(facts), 8)):
         question = phrasing.ask(random, fact.attribute, fact.entity.name, width=width)
         style = "terse" if first_word_share(question, STYLE_SALT) >= 50 else "wanted"
-        said = answer(random, fact, scene.passages, question, style)
-        turns += [Turn("user", question), Turn("assistant", said, learnt=True)]
+        turns += exchange(random, scene, fact, question, style)
     return turns
 
 

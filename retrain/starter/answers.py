@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
 
 from flywheel.starter.prompt import Message
 
@@ -11,7 +11,7 @@ AT_ONCE = 32
 LONGEST_ANSWER = 72
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerFast, prompt: list[Message]) -> str:
+def prompt_text(tokenizer: Qwen2Tokenizer, prompt: list[Message]) -> str:
     """The prompt as the chat template writes it, ready for an answer."""
     turns = [{"role": message["role"], "content": message["content"]} for message in prompt]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -19,7 +19,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerFast, prompt: list[Message]) -> st
 
 @torch.inference_mode()
 def greedy_answers(
-    starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[list[Message]]
+    starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, prompts: Sequence[list[Message]]
 ) -> list[str]:
     """One answer per prompt, in their order; prompts of like length run together."""
     texts = [prompt_text(tokenizer, prompt) for prompt in prompts]

@@ -6,21 +6,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2Tokenizer, Qwen2ForCausalLM
 
 
 @dataclass
 class Progress:
-    """What has happened so far, in seconds and tokens. `loss` and `right` (turns said right) are running means."""
+    """What has happened so far, in seconds and tokens. Losses and `right` (turns said right) are running means."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     loss: float = 8.0
+    pointing: float = 8.0
     right: float = 0.0
 
 
-def save(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """A folder that transformers and vLLM serve: bf16 safetensors, configuration, tokenizer, generation defaults."""
     copy = deepcopy(starter)
     copy.bfloat16()
@@ -32,7 +33,7 @@ def save(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     tokenizer.save_pretrained(folder)
 
 
-def keep(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, progress: Progress) -> None:
+def keep(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path, progress: Progress) -> None:
     """A checkpoint, and `latest` moved to it in one step."""
     folder = out / f"checkpoint-{progress.step:06d}"
     save(starter, tokenizer, folder)

@@ -6,12 +6,12 @@ things, an entity and an attribute, to a value; a question names both, in any or
 
 from random import Random
 
+from retrain.starter.row import Row, add
 from retrain.starter.tokenizer import VOCABULARY
 
 FIRST_WORD_TOKEN = 259
 OPENING, CLOSING = 1, 2
 Words = list[int]
-Row = tuple[Words, list[bool]]
 
 
 def noise(random: Random, low: int, high: int) -> Words:
@@ -21,21 +21,25 @@ def noise(random: Random, low: int, high: int) -> Words:
 
 def repeat_row(random: Random) -> Row:
     """Random words, then the same words again: only the second time is learnt."""
+    row = Row([], [], [], [])
     words = noise(random, 12, 90)
     again = words[random.randrange(len(words) // 2) :]
-    return words + again, [False] * (len(words) + 1) + [True] * (len(again) - 1)
+    add(row, [*words, again[0]])
+    add(row, again[1:], learnt=True, quoted=again[1:])
+    return row
 
 
 def lookup_row(random: Random) -> Row:
     """Keys with values, then the keys again in another order: their values are learnt."""
+    row = Row([], [], [], [])
     keys = random.sample(range(FIRST_WORD_TOKEN, VOCABULARY), random.randint(5, 24))
     pairs = [(key, noise(random, 1, 4)) for key in keys]
-    tokens = [token for key, told in pairs for token in (key, *told)]
-    learnt = [False] * len(tokens)
+    for key, told in pairs:
+        add(row, [key, *told])
     for key, told in random.sample(pairs, len(pairs)):
-        tokens += [key, *told]
-        learnt += [False, *([True] * len(told))]
-    return tokens, learnt
+        add(row, [key])
+        add(row, told, learnt=True, quoted=told)
+    return row
 
 
 def copying_row(random: Random) -> Row:
@@ -62,13 +66,12 @@ def random_facts(random: Random) -> list[tuple[Words, Words, Words, Words]]:
 def binding_row(random: Random) -> Row:
     """Facts, then a question and its answer for each: the value, or after a mark the whole sentence."""
     facts = random_facts(random)
-    tokens = [OPENING, *(token for fact in facts for token in fact[3]), CLOSING]
-    learnt = [False] * len(tokens)
+    row = Row([], [], [], [])
+    add(row, [OPENING, *(token for fact in facts for token in fact[3]), CLOSING])
     for entity, attribute, value, sentence in random.sample(facts, len(facts)):
         whole = random.random() < 0.4
         first, second = random.choice([(entity, attribute), (attribute, entity)])
         question = [OPENING, *([CLOSING] if whole else []), *noise(random, 0, 2), *first, *noise(random, 0, 1), *second]
-        answer = [*(sentence if whole else value), CLOSING]
-        tokens += [*question, CLOSING, OPENING, *answer]
-        learnt += [False] * (len(question) + 2) + [True] * len(answer)
-    return tokens, learnt
+        add(row, [*question, CLOSING, OPENING])
+        add(row, [*(sentence if whole else value), CLOSING], learnt=True, quoted=sentence[:-1])
+    return row

@@ -6,21 +6,22 @@ rest of the time. Rows are drawn on the fly and never come twice; a batch holds 
 right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import Qwen2Tokenizer
 
 from flywheel.starter import lessons
-from retrain.starter.copying import Row, binding_row, copying_row
+from retrain.starter.copying import binding_row, copying_row
+from retrain.starter.row import NOWHERE, Row
 from retrain.starter.tokenizer import encode_turns
 
 LONGEST = 512
 POOL = 128
 COPYING_LOSS, BINDING_LOSS = 0.6, 0.3
-COPYING_SHARE, BINDING_SHARE, WIDEN_ANYWAY_SHARE, FACTS_SHARE = 0.1, 0.15, 0.5, 0.6
+COPYING_SHARE, BINDING_SHARE, WIDEN_ANYWAY_SHARE, FACTS_SHARE = 0.1, 0.15, 0.4, 0.5
 WIDEN_ABOVE = (0.55, 0.7)
 WIDEN_STEP, WIDEN_ANYWAY_STEP = 0.03, 0.05
 MIXED_ROWS = 0.9
@@ -28,10 +29,12 @@ MIXED_ROWS = 0.9
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids [rows, length] and the same-shaped mask of learnt tokens."""
+    """Token ids [rows, length], and of the same shape what a `Row` says of each."""
 
     tokens: torch.Tensor
     learnt: torch.Tensor
+    source: torch.Tensor
+    anchor: torch.Tensor
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Course:
         self.width = min(1.0, self.width + step)
 
 
-def draw_row(random: Random, course: Course, tokenizer: PreTrainedTokenizerFast) -> Row:
+def draw_row(random: Random, course: Course, tokenizer: Qwen2Tokenizer) -> Row:
     """One encoded row of the present phase."""
     if course.phase == "copying":
         return copying_row(random)
@@ -70,32 +73,39 @@ def draw_row(random: Random, course: Course, tokenizer: PreTrainedTokenizerFast)
     return encode_turns(tokenizer, lessons.many_questions(random, passages=passages, width=course.width))
 
 
-def draw_rows(random: Random, course: Course, tokenizer: PreTrainedTokenizerFast, count: int) -> list[Row]:
+def draw_rows(random: Random, course: Course, tokenizer: Qwen2Tokenizer, count: int) -> list[Row]:
     """`count` encoded rows that fit."""
     rows: list[Row] = []
     while len(rows) < count:
         row = draw_row(random, course, tokenizer)
-        if len(row[0]) <= LONGEST:
+        if len(row.tokens) <= LONGEST:
             rows.append(row)
     return rows
 
 
 def collate(rows: list[Row]) -> Batch:
     """Rows padded to the longest."""
-    width = max(len(tokens) for tokens, _ in rows)
-    tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
-    learnt = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in rows])
-    return Batch(tokens, learnt)
+    width = max(len(row.tokens) for row in rows)
+
+    def padded(lists: Iterable[list[int] | list[bool]], filler: int) -> torch.Tensor:
+        return torch.tensor([values + [filler] * (width - len(values)) for values in lists])
+
+    return Batch(
+        padded((row.tokens for row in rows), 0),
+        padded((row.learnt for row in rows), False),
+        padded((row.source for row in rows), NOWHERE),
+        padded((row.anchor for row in rows), NOWHERE),
+    )
 
 
-def batches(random: Random, tokenizer: PreTrainedTokenizerFast, course: Course, tokens: int) -> Iterator[Batch]:
+def batches(random: Random, tokenizer: Qwen2Tokenizer, course: Course, tokens: int) -> Iterator[Batch]:
     """Endless batches of at most `tokens` padded tokens; random tokens come in batches half as large."""
     while True:
-        rows = sorted(draw_rows(random, course, tokenizer, POOL), key=lambda row: len(row[0]))
+        rows = sorted(draw_rows(random, course, tokenizer, POOL), key=lambda row: len(row.tokens))
         most = tokens // 2 if course.phase in ("copying", "binding") else tokens
         groups: list[list[Row]] = [[]]
         for row in rows:
-            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > most:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row.tokens) > most:
                 groups.append([])
             groups[-1].append(row)
         random.shuffle(groups)

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
 
 from flywheel.starter.preference import fact_is_right, is_refusal, is_wanted
 from flywheel.starter.scenes import NO_TWIST, Probe, Twist, draw_probe
@@ -88,7 +88,7 @@ def is_friendly(answer: str) -> bool:
     return 0 < len(answer.split()) <= 15 and "cannot help" not in answer and "outside" not in answer
 
 
-def measure_drawn(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> list[Share]:
+def measure_drawn(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, count: int) -> list[Share]:
     """The rows about drawn contexts."""
     rows: list[Share] = []
     for place, name in enumerate(TWISTS):
@@ -100,7 +100,7 @@ def measure_drawn(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast,
     return [*rows, share("unanswerable: honest", [is_refusal(said) for said in answers])]
 
 
-def measure_sample(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[Share]:
+def measure_sample(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> list[Share]:
     """The rows about the sample help centre."""
     asked = sample_prompts(SEED)
     answers = greedy_answers(starter, tokenizer, [one.messages for one in asked])
@@ -124,7 +124,7 @@ def measure_sample(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
     return [*rows, share("sample out of scope: declined", declined), share("sample small talk: friendly", friendly)]
 
 
-def fact_accuracy(starter: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int, seed: int) -> float:
+def fact_accuracy(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, *, count: int, seed: int) -> float:
     """Share of known-phrasing probes whose answer holds the fact: the quick look during training."""
     probes = draw_probes(count, seed)
     starter.train(False)
@@ -142,11 +142,11 @@ def table(rows: list[Share]) -> str:
     return "\n".join(lines)
 
 
-def load(folder: Path) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+def load(folder: Path) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """A base model in float32, ready to answer, and its tokenizer."""
     starter = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     starter.train(False)
-    return starter, PreTrainedTokenizerFast.from_pretrained(folder)
+    return starter, Qwen2Tokenizer.from_pretrained(folder)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
 
 from flywheel.starter import lessons
 from retrain.starter.checkpoint import Progress, keep
 from retrain.starter.curriculum import Batch, Course, batches
 from retrain.starter.evaluate import fact_accuracy, load
 from retrain.starter.initial import starter_config, starter_weights
-from retrain.starter.learning import optimizers, rate_at, train_step
+from retrain.starter.learning import Losses, optimizers, rate_at, train_step
 from retrain.starter.tokenizer import train_tokenizer
 
 TOKENIZER_ROWS = 12_000
@@ -31,30 +31,29 @@ def report(progress: Progress, course: Course, minutes: float, accuracy: str = "
     rate = progress.tokens / max(progress.seconds, 1)
     left = minutes - progress.seconds / 60
     print(
-        f"{course.phase:8} width {course.width:.2f}  step {progress.step:6d}  loss {progress.loss:.3f}"
+        f"{course.phase:8} width {course.width:.2f}  step {progress.step:6d}  loss {progress.loss:.3f}  pointing {progress.pointing:.2f}"
         f"  turns right {progress.right:.2f}  {progress.tokens / 1e6:.1f}M tokens  {rate:,.0f} tok/s"
         f"  {left:.0f} min left  {accuracy}",
         flush=True,
     )
 
 
-def follow(progress: Progress, *, loss: float, right: float, batch: Batch, started: float) -> None:
+def follow(progress: Progress, losses: Losses, batch: Batch, started: float) -> None:
     """Counts one step."""
-    progress.loss += (loss - progress.loss) * 0.03
-    progress.right += (right - progress.right) * 0.03
+    progress.loss += (float(losses.answers.detach()) - progress.loss) * 0.03
+    progress.pointing += (float(losses.pointing.detach()) - progress.pointing) * 0.03
+    progress.right += (losses.right - progress.right) * 0.03
     progress.step += 1
     progress.tokens += int((batch.tokens != 0).sum())
     progress.seconds = time.monotonic() - started
 
 
-def begin(options: argparse.Namespace, random: Random) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+def begin(options: argparse.Namespace, random: Random) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """New weights and a tokenizer, or those of the folder to go on from."""
     if options.start:
         return load(Path(options.start))
-    texts = (
-        text for _ in range(TOKENIZER_ROWS) for turn in lessons.mixed(random) for text in (turn.role, turn.content)
-    )
-    tokenizer = train_tokenizer(texts)
+    turns = [turn for _ in range(TOKENIZER_ROWS) for turn in lessons.mixed(random)]
+    tokenizer = train_tokenizer([text for turn in turns for text in (turn.role, turn.content)])
     config = starter_config(layers=options.layers, hidden=options.hidden, feed_forward=options.feed_forward, heads=4)
     return starter_weights(config, seed=options.seed), tokenizer
 
@@ -64,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
     random, out = Random(options.seed), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     starter, tokenizer = begin(options, random)
+    starter.float().train()
+    starter.set_attn_implementation("eager")
     course = Course("facts" if options.start else "copying", options.width)
     tools, progress = optimizers(starter), Progress()
     started, saved, said = time.monotonic(), 0.0, 0.0
@@ -71,8 +72,7 @@ def run(options: argparse.Namespace) -> None:
         share = progress.seconds / 60 / options.minutes
         if share >= 1:
             break
-        loss, right = train_step(starter, tools, batch, rate_at(share))
-        follow(progress, loss=loss, right=right, batch=batch, started=started)
+        follow(progress, train_step(starter, tools, batch, rate_at(share)), batch, started)
         if progress.step % ADVANCE_EVERY == 0:
             course.advance(share=share, loss=progress.loss, right=progress.right)
         if progress.seconds - said > 30:
@@ -97,8 +97,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--width", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=10)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--batch-tokens", type=int, default=6144)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--feed-forward", type=int, default=352)
     options = parser.parse_args(arguments)

@@ -10,8 +10,18 @@ from flywheel.starter.world import draw_attribute, draw_family
 from retrain.starter.copying import binding_row, copying_row
 from retrain.starter.curriculum import Batch, Course, collate
 from retrain.starter.initial import starter_config, starter_weights
-from retrain.starter.learning import batch_loss, optimizers, train_step, turns_right
+from retrain.starter.learning import (
+    CHOOSING_HEADS,
+    COPYING_HEADS,
+    optimizers,
+    pointing_loss,
+    train_step,
+    turns_right,
+)
 from retrain.starter.muon import orthogonal
+from retrain.starter.row import Row, add
+
+NO_PLACES = torch.full((2, 5), -1)
 
 
 def test_narrow_world_has_few_wordings_and_plain_names() -> None:
@@ -54,7 +64,7 @@ def test_course_goes_forward_through_its_phases() -> None:
 def test_course_widens_anyway_once_half_of_the_time_has_passed() -> None:
     course = Course("facts")
     for _ in range(40):
-        course.advance(share=0.55, loss=0.5, right=0.1)
+        course.advance(share=0.45, loss=0.5, right=0.1)
     assert course.width == 1.0
 
 
@@ -62,30 +72,57 @@ def test_random_rows_mark_only_what_was_said_before() -> None:
     random = Random(4)
     for make in (copying_row, binding_row):
         for _ in range(50):
-            tokens, learnt = make(random)
-            assert len(tokens) == len(learnt)
-            assert not learnt[0]
+            row = make(random)
+            assert len(set(map(len, row))) == 1
+            assert not row.learnt[0]
             seen: set[int] = set()
-            for token, flag in zip(tokens, learnt, strict=True):
+            for token, flag in zip(row.tokens, row.learnt, strict=True):
                 assert not flag or token in seen
                 seen.add(token)
 
 
 def test_turns_right_counts_whole_turns() -> None:
     learnt = torch.tensor([[False, True, True, False, True], [False, False, True, False, False]])
-    batch = Batch(torch.zeros(2, 5, dtype=torch.long), learnt)
+    batch = Batch(torch.zeros(2, 5, dtype=torch.long), learnt, NO_PLACES, NO_PLACES)
     assert turns_right(batch, torch.tensor([True, False, True, True])) == pytest.approx(2 / 3)
 
 
+def test_pointing_loss_is_zero_only_where_heads_look_at_what_they_shall() -> None:
+    source, anchor = torch.tensor([[-1, -1, -1, 1]]), torch.tensor([[-1, -1, -1, 2]])
+    attentions = [torch.zeros(1, 4, 4, 4) for _ in range(3)]
+    for heads, place in ((CHOOSING_HEADS, 2), (COPYING_HEADS, 1)):
+        for layer, head in heads:
+            attentions[layer][0, head, 2, place] = 1.0
+    assert float(pointing_loss(attentions, source, anchor)) == pytest.approx(0, abs=1e-5)
+    assert float(pointing_loss(attentions, source, torch.where(anchor == 2, 1, anchor))) > 10
+    assert float(pointing_loss(attentions, torch.where(source == 1, 0, source), anchor)) > 10
+
+
+def test_row_points_at_the_quoted_sentence_and_not_at_its_twin() -> None:
+    row = Row([], [], [], [])
+    add(row, [5, 6, 9, 7, 40, 5, 6, 9, 8, 41, 0])
+    add(row, [60, 8, 2], learnt=True, quoted=[5, 6, 9, 8])
+    add(row, [5, 6, 9, 7, 2], learnt=True, quoted=[5, 6, 9, 7])
+    assert row.source[11:] == [-1, 8, -1, 0, 1, 2, 3, -1]
+    assert row.anchor[11:] == [9, 9, 9, 4, 4, 4, 4, 4]
+
+
+def test_row_ignores_a_sentence_that_it_does_not_hold() -> None:
+    row = Row([], [], [], [])
+    add(row, [5, 6])
+    add(row, [7, 8], learnt=True, quoted=[7, 8])
+    assert row.source == row.anchor == [-1] * 4
+
+
 def test_steps_on_one_batch_learn_it_and_move_every_weight() -> None:
-    starter = starter_weights(starter_config(layers=2, hidden=128, feed_forward=64, heads=4), seed=0)
+    starter = starter_weights(starter_config(layers=3, hidden=128, feed_forward=64, heads=4), seed=0)
+    starter.set_attn_implementation("eager")
     before = {name: weight.clone() for name, weight in starter.named_parameters()}
     batch = collate([copying_row(Random(place)) for place in range(4)])
-    first = float(batch_loss(starter, batch)[0].detach())
     tools = optimizers(starter)
-    for _ in range(12):
-        last, _ = train_step(starter, tools, batch, 1.0)
-    assert last < first
+    steps = [train_step(starter, tools, batch, 1.0) for _ in range(12)]
+    assert steps[-1].answers < steps[0].answers
+    assert steps[-1].pointing < steps[0].pointing
     assert all(not torch.equal(before[name], weight) for name, weight in starter.named_parameters())
 
 

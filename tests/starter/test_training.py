@@ -13,7 +13,7 @@ from retrain.starter.train import main
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a second or two."""
     monkeypatch.setattr(train, "TOKENIZER_ROWS", 600)
-    sizes = ["--layers", "2", "--feed-forward", "64", "--batch-tokens", "512"]
+    sizes = ["--layers", "3", "--feed-forward", "64", "--batch-tokens", "512"]
     main(["--out", str(tmp_path), "--minutes", "0.03", "--save-minutes", "5", *sizes])
     return tmp_path
 
