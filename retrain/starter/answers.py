@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from flywheel.starter.prompt import Message
 
@@ -18,9 +18,7 @@ def prompt_text(tokenizer: Qwen2Tokenizer, prompt: list[Message]) -> str:
 
 
 @torch.inference_mode()
-def greedy_answers(
-    starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, prompts: Sequence[list[Message]]
-) -> list[str]:
+def greedy_answers(starter: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, prompts: Sequence[list[Message]]) -> list[str]:
     """One answer per prompt, in their order; prompts of like length run together."""
     texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))

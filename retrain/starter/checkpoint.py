@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, Qwen2Tokenizer, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen2Tokenizer
 
 
 @dataclass

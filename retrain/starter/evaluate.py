@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from flywheel.starter.preference import fact_is_right, is_refusal, is_wanted
 from flywheel.starter.scenes import NO_TWIST, Probe, Twist, draw_probe

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import Qwen2Tokenizer, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from flywheel.starter import lessons
 from retrain.starter.checkpoint import Progress, keep
@@ -31,7 +31,8 @@ def report(progress: Progress, course: Course, minutes: float, accuracy: str = "
     rate = progress.tokens / max(progress.seconds, 1)
     left = minutes - progress.seconds / 60
     print(
-        f"{course.phase:8} width {course.width:.2f}  step {progress.step:6d}  loss {progress.loss:.3f}  pointing {progress.pointing:.2f}"
+        f"{course.phase:8} width {course.width:.2f}  step {progress.step:6d}"
+        f"  loss {progress.loss:.3f}  pointing {progress.pointing:.2f}"
         f"  turns right {progress.right:.2f}  {progress.tokens / 1e6:.1f}M tokens  {rate:,.0f} tok/s"
         f"  {left:.0f} min left  {accuracy}",
         flush=True,
