@@ -1,6 +1,6 @@
 """Feedback: what somebody or something said about one answer. Append-only: changing one's mind adds a row.
 
-`name` is the kind (`rating`, `comment`, `correction`, or a metric's name); the newest row of one actor for one name
+`name` is the kind (`rating`, `comment`, `correction`, `pick`, or a metric's name); the newest of one actor for one name
 counts. `score` is the value on a 0 to 1 scale, so that thumbs and stars can be compared: false 0, true 1, stars (n -
 1) / 4.
 """
@@ -15,7 +15,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from flywheel.database import UtcTime, new_id, now
 from flywheel.errors import UserError
 
-RATING = "rating"
+RATING, PICK = "rating", "pick"
 SOURCES = ("user", "reviewer", "operator", "implicit", "simulated")
 
 
@@ -25,6 +25,7 @@ class Feedback(SQLModel, table=True):
         CheckConstraint("source IN ('user', 'reviewer', 'operator', 'implicit', 'simulated')", name="source"),
         CheckConstraint("score IS NULL OR (score >= 0 AND score <= 1)", name="score"),
         Index("ix_feedback_completion", "completion_id", "name"),
+        Index("ix_feedback_key", "completion_id", "key", "name", unique=True),
     )
 
     id: str = Field(primary_key=True)
@@ -37,6 +38,8 @@ class Feedback(SQLModel, table=True):
     text: str | None = Field(default=None, sa_type=Text)
     source: str = "user"
     actor: str | None = None
+    key: str | None = None
+    """The client's own id for what it sent: sent again, it is the same feedback."""
     created_at: datetime = Field(sa_type=UtcTime)
 
 

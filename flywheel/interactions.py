@@ -7,10 +7,14 @@ it is over. Its `id` is the completion id that clients see; everything later (fe
           ├→ cancelled     the client went away; the text holds what was sent
           ├→ failed        the engine or we could not answer; `error` says why
           └→ interrupted   the process died; closed on the next start
+
+`content` says whether the row still holds words: `kept`, `withheld` (the client said store=false: counters only), or
+`deleted` (`flywheel/erasure.py`). Without words there is nothing to review and nothing to train on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +28,7 @@ from flywheel.messages import Message
 
 OPEN = "asked"
 CLOSED = ("finished", "cancelled", "failed", "interrupted")
+KEPT, WITHHELD, DELETED = "kept", "withheld", "deleted"
 
 
 class Passage(BaseModel):
@@ -38,10 +43,19 @@ class Passage(BaseModel):
     cited: bool = False
 
 
+class Choice(BaseModel):
+    """One answer of a completion, as the client got it: its message may hold tool calls beside words."""
+
+    index: int
+    message: Message
+    finish_reason: str | None = None
+
+
 class Interaction(SQLModel, table=True):
     __tablename__ = "interaction"
     __table_args__ = (
         CheckConstraint("status IN ('asked', 'finished', 'cancelled', 'failed', 'interrupted')", name="status"),
+        CheckConstraint("content IN ('kept', 'withheld', 'deleted')", name="content"),
         Index("ix_interaction_tenant_asked_at", "tenant", "asked_at"),
         Index("ix_interaction_experiment", "experiment_id", "arm", "unit"),
         Index("ix_interaction_conversation", "tenant", "conversation"),
@@ -72,6 +86,11 @@ class Interaction(SQLModel, table=True):
     passages: list[Passage] = Field(default_factory=list, sa_type=JsonOf(list[Passage]))
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonOf(dict[str, Any]))
     answer: str | None = Field(default=None, sa_type=Text)
+    """The words of choice 0."""
+    choices: list[Choice] | None = Field(default=None, sa_type=JsonOf(list[Choice]))
+    """Every choice whole, where there is more to keep than the words of one."""
+    client_metadata: dict[str, str] = Field(default_factory=dict, sa_type=JsonOf(dict[str, str]))
+    content: str = Field(default=KEPT, sa_column_kwargs={"server_default": KEPT})
     status: str = OPEN
     finish_reason: str | None = None
     error: str | None = None
@@ -98,6 +117,39 @@ def latest_interactions(
     if before is not None:
         query = query.where(col(Interaction.id) < before)
     return list(session.exec(query.order_by(col(Interaction.id).desc()).limit(limit)))
+
+
+def choices_of(row: Interaction) -> list[Choice]:
+    """Every answer of a completion; none while it is open or when its words are gone."""
+    if row.choices is not None:
+        return row.choices
+    if row.answer is None:
+        return []
+    return [Choice(index=0, message={"role": "assistant", "content": row.answer}, finish_reason=row.finish_reason)]
+
+
+def stored_completions(
+    session: Session,
+    *,
+    tenant: str,
+    limit: int,
+    after: str | None = None,
+    newest_first: bool = False,
+    alias: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Interaction]:
+    """Finished completions with their words, by age; `after` is the last id of the page before (keyset paging)."""
+    key = col(Interaction.id)
+    query = select(Interaction).where(
+        Interaction.tenant == tenant, Interaction.status == "finished", Interaction.content == KEPT
+    )
+    if alias is not None:
+        query = query.where(Interaction.alias == alias)
+    for name, value in (metadata or {}).items():
+        query = query.where(col(Interaction.client_metadata)[name].as_string() == value)
+    if after is not None:
+        query = query.where(key < after if newest_first else key > after)
+    return list(session.exec(query.order_by(key.desc() if newest_first else key).limit(limit)))
 
 
 def close_interrupted(session: Session) -> int:

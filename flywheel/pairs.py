@@ -27,6 +27,7 @@ from flywheel.messages import Message
 
 VERDICTS = ("a", "b", "tie", "neither")
 LEASE_SECONDS = 300
+PICKED = "picked among the choices of one completion"
 
 
 class Candidate(SQLModel, table=True):
@@ -36,6 +37,8 @@ class Candidate(SQLModel, table=True):
     tenant: str = "default"
     completion_id: str = Field(foreign_key="interaction.id", ondelete="CASCADE", index=True)
     adapter: str | None = None
+    choice: int | None = None
+    """Which choice of the completion this is, for n > 1; null: it was asked for later."""
     text: str = Field(sa_type=Text)
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonOf(dict[str, Any]))
     created_at: datetime = Field(sa_type=UtcTime)
@@ -94,7 +97,7 @@ def low_rated(session: Session, *, tenant: str, below: float, limit: int) -> lis
         Interaction.status == "finished",
         col(Interaction.prompt).is_not(None),
         col(Interaction.id).in_(rated),
-        col(Interaction.id).not_in(select(Candidate.completion_id)),
+        col(Interaction.id).not_in(select(Candidate.completion_id).where(col(Candidate.choice).is_(None))),
     )
     return list(session.exec(query.order_by(col(Interaction.id).desc()).limit(limit)))
 
@@ -113,6 +116,38 @@ def add_pairs(session: Session, interaction: Interaction, *, candidates: Sequenc
     pairs = [_blind_pair(interaction, answers[0], other) for other in answers[1:]]
     session.add_all(pairs)
     return pairs
+
+
+def add_picked(session: Session, interaction: Interaction, *, choice: int, reviewer: str) -> list[PreferencePair]:
+    """Pairs of the choice that somebody picked with every other choice of the same completion, decided at once.
+
+    Picking again drops what this person picked before; the judgments stay. Raises UserError when the completion has no
+    such choice, or no other.
+    """
+    offered = list(session.exec(select(Candidate).where(Candidate.completion_id == interaction.id)))
+    answers: dict[int, tuple[str, str | None]] = {0: (interaction.answer or "", None)}
+    answers |= {row.choice: (row.text, row.id) for row in offered if row.choice is not None}
+    if choice not in answers or len(answers) < 2:
+        raise UserError(f"Choice {choice} cannot be picked: completion {interaction.id} has {len(answers)} with words.")
+    _drop_picked(session, interaction, reviewer=reviewer)
+    pairs = []
+    for index, other in answers.items():
+        if index != choice and other[0].strip() != answers[choice][0].strip():
+            pair = _blind_pair(interaction, answers[choice], other)
+            session.add(pair)
+            session.flush()
+            judge(session, pair, reviewer=reviewer, verdict="a" if pair.a == answers[choice][0] else "b", reason=PICKED)
+            pairs.append(pair)
+    return pairs
+
+
+def _drop_picked(session: Session, interaction: Interaction, *, reviewer: str) -> None:
+    picked = select(Judgment.pair_id).where(Judgment.reviewer == reviewer, Judgment.reason == PICKED)
+    session.execute(
+        update(PreferencePair)
+        .where(col(PreferencePair.completion_id) == interaction.id, col(PreferencePair.id).in_(picked))
+        .values(state="dropped", chosen=None)
+    )
 
 
 def _blind_pair(

@@ -48,6 +48,8 @@ class ServingSettings(Section):
     """How often the engines are made to match the database."""
     look_seconds: float = Field(default=5.0, gt=0)
     """How often the evidence of a running experiment is computed."""
+    signal_seconds: float = Field(default=5.0, gt=0)
+    """How often closed answers are searched for implicit signals (asked again, edited, copied, …)."""
 
 
 class EngineSettings(Section):

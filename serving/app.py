@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import aiohttp
 import sqlalchemy
@@ -26,6 +26,7 @@ from serving.reconcile import reconcile_forever
 from serving.routes import (
     adapters,
     audit,
+    completions,
     datasets,
     documents,
     embeddings,
@@ -36,13 +37,15 @@ from serving.routes import (
     lineage,
     models,
     promotions,
+    rating_links,
     reviews,
     runs,
     status,
 )
+from serving.signals import watch_signals
 from serving.writer import RecordWriter
 
-CHAT = (models, embeddings, feedback, interactions, documents, health)
+CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
 REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, status)
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
 log = logging.getLogger(__name__)
@@ -83,14 +86,14 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
             metrics=Metrics(writer),
             agent=build_agent(),
         )
-        reconciling = asyncio.create_task(reconcile_forever(appliance))
+        loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
         threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
         try:
             yield appliance
         finally:
-            reconciling.cancel()
-            with suppress(asyncio.CancelledError):
-                await reconciling
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
             await asyncio.to_thread(writer.close)
     database.dispose()
 

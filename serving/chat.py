@@ -9,7 +9,6 @@ Whatever happens after the asked row, the row is closed: finished, failed, or ca
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Coroutine
 
@@ -20,11 +19,10 @@ from flywheel.errors import FlywheelError
 from serving.appliance import Appliance
 from serving.graph import routed_answer
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
-from serving.stream import speak
+from serving.stream import note_lost, speak
 from serving.turn import Turn, open_turn
 
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-log = logging.getLogger(__name__)
 
 
 class ChatCompletions:
@@ -96,14 +94,9 @@ class Answer:
         """Close the row, once. The writer takes it without a wait: nobody is told of this row's end."""
         if self.turn.asked and self.turn.outcome is None:
             self.turn.outcome = status
-            said = self.turn.said() if self.turn.said else None
-            write = self.turn.closed_write(status, answer=said, error=reason)
-            self.appliance.writer.submit(write, closing=True).add_done_callback(_note_lost)
-
-
-def _note_lost(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("a row stays open until the next start: %s", error)
+            said = self.turn.said() if self.turn.said else []
+            writes = self.turn.closed_writes(status, said, error=reason)
+            self.appliance.writer.submit(*writes, closing=True).add_done_callback(note_lost)
 
 
 async def read_body(receive: Receive, *, limit: int) -> bytes:

@@ -45,6 +45,7 @@ class ChatBody(msgspec.Struct):
     user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, Any] | None = None
+    store: bool | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None

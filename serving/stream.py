@@ -2,11 +2,14 @@
 
 Invariants: the asked row is committed before the engine is called (so before the first byte leaves), the finished row
 before the last event or the body's end. Success means a finish reason and no error in between: anything else raises,
-and what was relayed so far stays in `Relay.text()` for the row. One engine answers a request; there is no second try.
+and what was relayed so far stays in `Relay.choices()` for the row. One engine answers a request; no second try.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,14 +18,19 @@ import orjson
 
 from flywheel.database import now
 from flywheel.errors import FlywheelError, UnavailableError
+from flywheel.interactions import Choice
 from serving.appliance import Appliance
+from serving.choices import streamed_choices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
 from serving.engine import error_text, read_json
 from serving.protocol import RequestError
 from serving.turn import Turn
 
+log = logging.getLogger(__name__)
 Emit = Callable[[bytes], Awaitable[None]]
 DONE = b"data: [DONE]\n\n"
+SAVE_SECONDS = 0.5
+"""How often the words so far are kept, so that a row which a crash leaves open has all but the last of them."""
 NOT_PLAIN = (b'"finish_reason":"', b'"choices":[]', b'data: {"error"', b"data: [DONE]")
 """What makes an event one that we must look into. Inside a JSON string the quotes would be escaped."""
 
@@ -82,20 +90,18 @@ class Relay:
         choice = chunk["choices"][0]
         if choice.get("index") == 0:
             self.finish_reason = choice["finish_reason"]
-        found = url_citations(self.turn.passages, self.text(choice.get("index", 0))) if self.turn.passages else []
+        found = self._citations(choice.get("index", 0)) if self.turn.passages else []
         if not found:
             return event + b"\n\n"
         choice["delta"]["annotations"] = found
         return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
-    def text(self, index: int = 0) -> str:
-        """The words relayed so far for one choice. Parses the kept events: call it once, at the end."""
-        words: list[str] = []
-        for event in b"".join(self._kept).split(b"\n\n"):
-            if event.startswith(b"data: {"):
-                choices = orjson.loads(event[6:]).get("choices", ())
-                words += [one["delta"].get("content") or "" for one in choices if one.get("index", 0) == index]
-        return "".join(words)
+    def _citations(self, index: int) -> list[dict[str, Any]]:
+        return url_citations(self.turn.passages, words_of(self.choices(), index))
+
+    def choices(self) -> list[Choice]:
+        """What was relayed so far. Parses the kept events: call it once, at the end."""
+        return streamed_choices(b"".join(self._kept))
 
 
 async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
@@ -116,18 +122,28 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
 
 async def _relay(appliance: Appliance, turn: Turn, response: aiohttp.ClientResponse, emit: Emit) -> None:
     relay = Relay(turn)
-    turn.said = relay.text
+    turn.said = relay.choices
+    saved = time.monotonic()
     async for data in response.content.iter_any():
         turn.first_token_at = turn.first_token_at or now()
         ready = relay.feed(data)
         if ready:
             await emit(ready)
+        if turn.kept and time.monotonic() - saved > SAVE_SECONDS:
+            saved = time.monotonic()
+            appliance.writer.submit(turn.partial_write(relay.choices()), closing=True).add_done_callback(note_lost)
     if relay.error is not None:
         raise UnavailableError(f"The engine failed in the middle of the answer: {relay.error}.")
     if not relay.done or relay.finish_reason is None:
         raise UnavailableError("The engine broke off in the middle of the answer.")
-    await _finish(appliance, turn, relay.text(), relay.finish_reason, relay.usage)
+    await _finish(appliance, turn, relay.choices(), relay.usage)
     await emit(DONE)
+
+
+def note_lost(future: asyncio.Future[None]) -> None:
+    """For writes that nobody waits for."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("a row is not up to date until the next start: %s", error)
 
 
 async def _whole(appliance: Appliance, turn: Turn, raw: bytes, emit: Emit) -> None:
@@ -136,21 +152,17 @@ async def _whole(appliance: Appliance, turn: Turn, raw: bytes, emit: Emit) -> No
     for choice in answer["choices"]:
         if turn.passages:
             choice["message"]["annotations"] = url_citations(turn.passages, choice["message"].get("content") or "")
-    first = answer["choices"][0]
-    text = first["message"].get("content") or ""
-    await _finish(appliance, turn, text, first["finish_reason"], answer.get("usage") or {})
+    await _finish(appliance, turn, whole_choices(answer), answer.get("usage") or {})
     if turn.routed:
         answer["passages"] = [found.model_dump() for found in turn.passages]
     await emit(orjson.dumps(answer))
 
 
-async def _finish(
-    appliance: Appliance, turn: Turn, text: str, finish_reason: str | None, usage: dict[str, Any]
-) -> None:
-    turn.passages = mark_cited(turn.passages, text)
+async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage: dict[str, Any]) -> None:
+    turn.passages = mark_cited(turn.passages, words_of(choices))
     tokens = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    write = turn.closed_write("finished", answer=text, finish_reason=finish_reason, **tokens)
-    await appliance.writer.submit(write, closing=True)
+    writes = turn.closed_writes("finished", choices, **tokens)
+    await appliance.writer.submit(*writes, closing=True)
     turn.outcome = "finished"
     appliance.metrics.tokens(**tokens)
 

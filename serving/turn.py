@@ -15,20 +15,29 @@ import uuid_utils
 from sqlalchemy import Table, bindparam, insert, update
 
 from flywheel.database import now
-from flywheel.interactions import OPEN, Interaction, Passage
+from flywheel.interactions import KEPT, OPEN, WITHHELD, Choice, Interaction, Passage
 from flywheel.messages import Message, conversation_key
+from flywheel.pairs import Candidate
 from flywheel.settings import Settings
+from serving.choices import words_of, worth_keeping_whole
 from serving.live import LiveAliases, Target
 from serving.protocol import ChatBody, RequestError
 from serving.writer import Write
 
 INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
+CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]
 ASK = insert(INTERACTION)
-CLOSING = ("passages", "answer", "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
+OFFER = insert(CANDIDATE)
+CLOSING = ("passages", "answer", "choices", "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
 CLOSE = (
     update(INTERACTION)
     .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
     .values({name: bindparam(f"new_{name}") for name in (*CLOSING, "first_token_at", "finished_at")})
+)
+SAVE = (
+    update(INTERACTION)
+    .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
+    .values(answer=bindparam("new_answer"))
 )
 OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identifier", "metadata", "store"}
 """Fields of the body that are ours, or that are built anew for the engine."""
@@ -58,8 +67,8 @@ class Turn:
     asked: bool = False
     """The row is with the writer: it has to be closed."""
     outcome: str | None = None
-    said: Callable[[], str] | None = None
-    """The words that left so far, for a row that ends early."""
+    said: Callable[[], list[Choice]] | None = None
+    """What left so far, for a row that ends early."""
 
     @property
     def completion_id(self) -> str:
@@ -70,6 +79,11 @@ class Turn:
     def routed(self) -> bool:
         """Whether the question goes through intent routing and retrieval."""
         return self.target.routed or (self.view.metadata or {}).get("route") == "auto"
+
+    @property
+    def kept(self) -> bool:
+        """Whether the record may hold its words: `store=false` leaves counters only."""
+        return self.view.store is not False
 
     @property
     def streamed(self) -> bool:
@@ -119,27 +133,61 @@ class Turn:
                 "prompt_version": self.prompt_version,
                 "index_version": self.index_version,
                 "router_version": self.router_version,
-                "messages": self.view.messages,
-                "prompt": self.prompt,
-                "passages": self.passages,
-                "parameters": self.parameters,
+                "messages": self.view.messages if self.kept else [],
+                "prompt": self.prompt if self.kept else None,
+                "passages": self.passages if self.kept else [],
+                "parameters": self.parameters if self.kept else {},
+                "client_metadata": self._client_metadata() if self.kept else {},
+                "content": KEPT if self.kept else WITHHELD,
                 "status": OPEN,
                 "asked_at": self.asked_at,
             },
         )
 
-    def closed_write(self, status: str, **values: Any) -> Write:
-        """The row's end. `values` are answer, finish_reason, error, prompt_tokens, completion_tokens, where known."""
-        answer = values.get("answer")
-        whole = {
-            **values,
-            "status": status,
-            "passages": self.passages,
-            "answer": answer.replace("\0", "") if answer else answer,  # PostgreSQL holds no NUL
-        }
+    def _client_metadata(self) -> dict[str, str]:
+        return {name: str(value) for name, value in (self.view.metadata or {}).items()}
+
+    def partial_write(self, choices: list[Choice]) -> Write:
+        """The words so far, for an open row: what is left of the answer should this process die."""
+        return Write(SAVE, {"completion_id": self.completion_id, "new_answer": storable(words_of(choices))})
+
+    def closed_writes(self, status: str, choices: list[Choice], **values: Any) -> list[Write]:
+        """The row's end, and the choices after the first as candidates.
+
+        `values` are error, prompt_tokens, completion_tokens, where known. A row without its words gets only counts.
+        """
+        whole: dict[str, Any] = {**values, "status": status, "passages": [], "finish_reason": None}
+        if choices:
+            whole["finish_reason"] = choices[0].finish_reason
+        if self.kept:
+            whole["passages"] = self.passages
+            whole["answer"] = storable(words_of(choices)) if choices else None
+            whole["choices"] = choices if worth_keeping_whole(choices) else None
         row = {f"new_{name}": whole.get(name) for name in CLOSING}
         times = {"new_first_token_at": self.first_token_at, "new_finished_at": now()}
-        return Write(CLOSE, {"completion_id": self.completion_id, **row, **times})
+        close = Write(CLOSE, {"completion_id": self.completion_id, **row, **times})
+        others = choices[1:] if status == "finished" and self.kept else []
+        return [close, *(self._candidate(choice) for choice in others if choice.message.get("content"))]
+
+    def _candidate(self, choice: Choice) -> Write:
+        return Write(
+            OFFER,
+            {
+                "id": f"cand-{self.handle}-{choice.index}",
+                "tenant": self.tenant,
+                "completion_id": self.completion_id,
+                "adapter": self.target.adapter,
+                "choice": choice.index,
+                "text": storable(choice.message["content"]),
+                "parameters": self.parameters,
+                "created_at": now(),
+            },
+        )
+
+
+def storable(text: str) -> str:
+    """Without NUL, which PostgreSQL's text cannot hold."""
+    return text.replace("\0", "")
 
 
 def open_turn(body: dict[str, Any], view: ChatBody, *, request_id: str, live: LiveAliases, settings: Settings) -> Turn:

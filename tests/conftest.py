@@ -110,7 +110,7 @@ def served(engine_url: str, base_model: str, tmp_path_factory: pytest.TempPathFa
         home=tmp_path_factory.mktemp("home"),
         base_model=base_model,
         engine={"urls": [engine_url]},
-        serving={"port": 0, "reconcile_seconds": 0.3, "look_seconds": 0.5},
+        serving={"port": 0, "reconcile_seconds": 0.3, "look_seconds": 0.5, "signal_seconds": 0.3},
     )
     with serving_on(settings) as found:
         wait_until(lambda: answers(f"{found.url}/readyz"), seconds=280)

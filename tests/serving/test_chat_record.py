@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Served
+from tests.conftest import Served, wait_until
 
 pytestmark = pytest.mark.engine
 LONG = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "Tell me all"}], "stream": True}
@@ -78,6 +78,46 @@ def test_client_that_goes_away_leaves_a_cancelled_row_and_a_free_engine(
         time.sleep(0.02)
     assert appliance.engines.engines[0].in_flight == 0
     assert appliance.live.in_flight(appliance.live.standing.champion) == 0
+
+
+def test_words_so_far_are_on_disk_while_the_answer_still_runs(api: httpx.Client, served: Served) -> None:
+    body = {**LONG, "max_tokens": 1500, "temperature": 0, "ignore_eos": True}
+    said, begun = "", time.monotonic()
+    with api.stream("POST", "/v1/chat/completions", json=body) as response:
+        for event in events(response):
+            chunk = json.loads(event)
+            said += chunk["choices"][0]["delta"].get("content") or ""
+            status, kept, _ = stored(served, chunk["id"])
+            if kept or time.monotonic() - begun > 20:
+                break
+    assert status == "asked"
+    assert kept
+    assert said.startswith(kept)
+
+
+def test_asking_the_same_again_is_seen_without_being_told(api: httpx.Client, client: Any) -> None:
+    ask = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "Where is the desk?"}], "user": "zoe"}
+    first, second = (client.chat.completions.create(**ask, max_tokens=2).id for _ in range(2))
+
+    def signals(completion_id: str) -> set[tuple[str, str]]:
+        said = api.get(f"/v1/interactions/{completion_id}").json()["feedback"]
+        return {(row["name"], row["source"]) for row in said}
+
+    expected = {("regenerate", "implicit"), ("next_turn_seconds", "implicit")}
+    wait_until(lambda: signals(first) == expected, seconds=20)
+    assert signals(second) == set()
+
+
+def test_browser_rates_by_a_signed_link_and_by_no_other(api: httpx.Client, client: Any) -> None:
+    answer = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2, user="ann")
+    url = api.post("/v1/feedback/links", json={"completion_id": answer.id}).json()["url"]
+    assert "👍" in api.get(url).text
+    assert api.post(url, data={"value": "up"}).status_code == 200
+    assert "kept" in api.post(url, data={"value": "down"}).text
+    history = api.get(f"/v1/interactions/{answer.id}").json()["feedback"]
+    assert [(row["score"], row["actor"]) for row in history] == [(1.0, "ann"), (0.0, "ann")]
+    assert api.post(url[:-4] + "AAAA", data={"value": "up"}).status_code == 404
+    assert api.post("/v1/feedback/links", json={"completion_id": "chatcmpl-unknown"}).status_code == 404
 
 
 def test_full_writer_refuses_before_the_engine_is_asked(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flywheel.interactions import Passage
+from serving.choices import words_of
 from serving.live import Target
 from serving.prompts import PASSAGE
 from serving.protocol import ChatBody, StreamOptions
@@ -51,7 +52,7 @@ def test_events_leave_whole_and_renamed_however_the_bytes_are_cut(size: int) -> 
     sent = b"".join(relay.feed(raw[start : start + size]) for start in range(0, len(raw), size))
     assert [chunk["model"] for chunk in chunks(sent)] == ["flywheel"] * 3
     assert {chunk["system_fingerprint"] for chunk in chunks(sent)} == {"lora-1"}
-    assert relay.text() == 'Héllo "model":"lora-1"'
+    assert words_of(relay.choices()) == 'Héllo "model":"lora-1"'
     assert (relay.done, relay.finish_reason, relay.usage["completion_tokens"]) == (True, "stop", 3)
 
 
@@ -79,14 +80,14 @@ def test_chunk_that_finishes_carries_the_citations() -> None:
         "/v1/documents/Maple%20plan#Users%20%2F%20Team",
     ]
     first = found[0]["url_citation"]
-    assert relay.text()[first["start_index"] : first["end_index"]] == "[1]"
+    assert words_of(relay.choices())[first["start_index"] : first["end_index"]] == "[1]"
     assert first["title"] == "Maple plan – Price"
 
 
 def test_each_of_several_choices_has_its_own_text() -> None:
     relay = Relay(turn())
     relay.feed(event("a") + event("b", index=1) + event(finish="length", index=1) + event(finish="stop") + DONE)
-    assert (relay.text(0), relay.text(1), relay.finish_reason) == ("a", "b", "stop")
+    assert (*(words_of(relay.choices(), index) for index in (0, 1)), relay.finish_reason) == ("a", "b", "stop")
 
 
 def test_prompts_are_those_the_starter_was_trained_on() -> None:

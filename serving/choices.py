@@ -1,0 +1,73 @@
+"""The choices of one answer: put together from streamed events, or taken from a whole body.
+
+Only what OpenAI's streams split is joined (words, refusals, tool call arguments); any other field of a delta is kept as
+its last chunk said it. Role and annotations are ours to leave alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from flywheel.interactions import Choice
+
+JOINED = ("content", "refusal", "reasoning_content", "reasoning")
+PLAIN = {"role", "content", "refusal", "annotations"}
+
+
+def streamed_choices(events: bytes) -> list[Choice]:
+    """Every choice of a stream so far, by index."""
+    found: dict[int, Choice] = {}
+    for event in events.split(b"\n\n"):
+        if event.startswith(b"data: {"):
+            for part in orjson.loads(event[6:]).get("choices", ()):
+                index = part.get("index", 0)
+                choice = found.setdefault(index, Choice(index=index, message={"role": "assistant", "content": None}))
+                _join(choice.message, part.get("delta") or {})
+                choice.finish_reason = part.get("finish_reason") or choice.finish_reason
+    return [found[index] for index in sorted(found)]
+
+
+def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:
+    """Every choice of an answer that came in one piece."""
+    return [
+        Choice(index=part["index"], message=part["message"], finish_reason=part["finish_reason"])
+        for part in answer["choices"]
+    ]
+
+
+def words_of(choices: Iterable[Choice], index: int = 0) -> str:
+    """The words of one choice; empty when it has none."""
+    return next((choice.message.get("content") or "" for choice in choices if choice.index == index), "")
+
+
+def worth_keeping_whole(choices: list[Choice]) -> bool:
+    """Whether the words of choice 0 are not all there is."""
+    return len(choices) > 1 or any(
+        value and name not in PLAIN for choice in choices for name, value in choice.message.items()
+    )
+
+
+def _join(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    for name, value in delta.items():
+        if name == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for part in value or ():
+                _join_call(calls, part)
+        elif name in JOINED and isinstance(value, str):
+            message[name] = (message.get(name) or "") + value
+        elif value is not None:
+            message[name] = value
+
+
+def _join_call(calls: list[dict[str, Any]], part: Mapping[str, Any]) -> None:
+    """One piece of a tool call: the first has its id and name, later ones more of its arguments."""
+    place = part.get("index", len(calls))
+    while len(calls) <= place:
+        calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
+    call, function = calls[place], part.get("function") or {}
+    call.update({name: part[name] for name in ("id", "type") if part.get(name)})
+    call["function"]["name"] = function.get("name") or call["function"]["name"]
+    call["function"]["arguments"] += function.get("arguments") or ""

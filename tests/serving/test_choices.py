@@ -1,0 +1,54 @@
+"""Choices put together from streamed events, as vLLM sends them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from serving.choices import streamed_choices, whole_choices, words_of, worth_keeping_whole
+
+
+def events(*choices: dict[str, Any]) -> bytes:
+    chunks = [{"choices": [choice]} for choice in choices]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def call(**piece: Any) -> dict[str, Any]:
+    return {"index": 0, "delta": {"tool_calls": [piece]}}
+
+
+def test_choices_that_come_in_turns_are_told_apart() -> None:
+    raw = events(
+        {"index": 1, "delta": {"role": "assistant", "content": "b"}},
+        {"index": 0, "delta": {"role": "assistant", "content": "a"}},
+        {"index": 1, "delta": {"content": "B"}, "finish_reason": "length"},
+        {"index": 0, "delta": {"content": "A"}, "finish_reason": "stop"},
+    )
+    found = streamed_choices(raw)
+    assert [(c.index, words_of(found, c.index), c.finish_reason) for c in found] == [
+        (0, "aA", "stop"),
+        (1, "bB", "length"),
+    ]
+    assert worth_keeping_whole(found)
+
+
+def test_tool_call_is_joined_from_its_pieces() -> None:
+    raw = events(
+        call(index=0, id="call_1", type="function", function={"name": "find", "arguments": ""}),
+        call(index=0, function={"arguments": '{"q": '}),
+        call(index=1, id="call_2", type="function", function={"name": "count", "arguments": "{}"}),
+        call(index=0, function={"arguments": '"x"}'}),
+        {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
+    )
+    [choice] = streamed_choices(raw)
+    calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in choice.message["tool_calls"]]
+    assert calls == [("call_1", "find", '{"q": "x"}'), ("call_2", "count", "{}")]
+    assert (words_of([choice]), choice.finish_reason) == ("", "tool_calls")
+    assert worth_keeping_whole([choice])
+
+
+def test_plain_words_of_one_choice_are_not_kept_twice() -> None:
+    message = {"role": "assistant", "content": "Hello.", "refusal": None, "annotations": [], "tool_calls": []}
+    assert not worth_keeping_whole(
+        whole_choices({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    )

@@ -1,0 +1,131 @@
+"""Stored completions, choices and picks through the stock client, on a real engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from sqlmodel import Session, col, select
+
+from flywheel.interactions import Interaction
+from flywheel.pairs import Candidate, Judgment, PreferencePair
+from tests.conftest import Served
+
+ASK: Any = [{"role": "user", "content": "How much is the Maple plan?"}]
+PLAIN: Any = {"model": "flywheel-plain", "messages": ASK, "max_tokens": 12, "temperature": 1.0}
+
+
+def row_of(served: Served, completion_id: str) -> Interaction:
+    with Session(served.database) as session:
+        return session.get_one(Interaction, completion_id)
+
+
+@pytest.fixture
+def two(client: openai.OpenAI) -> Any:
+    """A completion whose two choices differ."""
+    for _ in range(8):
+        done = client.chat.completions.create(**PLAIN, n=2, metadata={"topic": "price"})
+        if len({choice.message.content for choice in done.choices}) == 2:
+            return done
+    raise AssertionError("two sampled answers never differed")
+
+
+def test_every_choice_is_kept_as_it_was_said(client: openai.OpenAI, served: Served, two: Any) -> None:
+    stored = client.chat.completions.retrieve(two.id)
+    assert [c.message.content for c in stored.choices] == [c.message.content for c in two.choices]
+    with Session(served.database) as session:
+        [offered] = session.exec(select(Candidate).where(Candidate.completion_id == two.id))
+    assert (offered.choice, offered.text) == (1, two.choices[1].message.content)
+
+
+def test_streamed_choices_are_kept_too(client: openai.OpenAI) -> None:
+    words, completion_id = {0: "", 1: ""}, ""
+    for chunk in client.chat.completions.create(**PLAIN, n=2, stream=True):
+        completion_id = chunk.id
+        for choice in chunk.choices:
+            words[choice.index] += choice.delta.content or ""
+    stored = client.chat.completions.retrieve(completion_id)
+    assert {choice.index: choice.message.content for choice in stored.choices} == words
+
+
+def test_pick_of_a_choice_is_a_preference_pair_at_once(api: httpx.Client, served: Served, two: Any) -> None:
+    def pick(choice: int) -> httpx.Response:
+        body = {"completion_id": two.id, "name": "pick", "choice": choice, "user": "ann"}
+        return api.post("/v1/feedback", json=body)
+
+    assert pick(1).status_code == 200
+    assert pick(1).status_code == 200
+    assert pick(0).status_code == 200
+    with Session(served.database) as session:
+        query = select(PreferencePair).where(PreferencePair.completion_id == two.id)
+        pairs = list(session.exec(query.order_by(col(PreferencePair.id))))
+        judgments = list(session.exec(select(Judgment).where(col(Judgment.pair_id).in_([pair.id for pair in pairs]))))
+    assert [pair.state for pair in pairs] == ["dropped", "decided"]
+    chosen = {"a": pairs[1].a, "b": pairs[1].b}[pairs[1].chosen or ""]
+    assert chosen == two.choices[0].message.content
+    assert {(row.reviewer, row.source) for row in judgments} == {("ann", "person")}
+
+
+def test_choice_that_does_not_exist_cannot_be_rated(api: httpx.Client, two: Any) -> None:
+    answer = api.post("/v1/feedback", json={"completion_id": two.id, "value": True, "choice": 2})
+    assert answer.status_code == 400
+    assert "has 2, from 0 on" in answer.json()["error"]["message"]
+
+
+def test_feedback_with_an_id_is_kept_once(api: httpx.Client, two: Any) -> None:
+    body = {"completion_id": two.id, "value": True, "user": "ann", "id": "click-1"}
+    first, again = api.post("/v1/feedback", json=body), api.post("/v1/feedback", json=body)
+    assert first.json()["ids"] == again.json()["ids"]
+    api.post("/v1/feedback", json={**body, "value": False, "id": "click-2"})
+    late = api.post("/v1/feedback", json=body)
+    assert late.json()["ids"] == first.json()["ids"]
+    other = api.post("/v1/feedback", json={**body, "value": False})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "conflict")
+
+
+def test_stored_completions_are_listed_by_metadata_and_paged(client: openai.OpenAI) -> None:
+    made = [client.chat.completions.create(**PLAIN, metadata={"batch": "seven"}).id for _ in range(3)]
+    pages = client.chat.completions.list(metadata={"batch": "seven"}, limit=2)
+    assert [stored.id for stored in pages.data] == made[:2]
+    assert [stored.id for stored in pages] == made
+    newest = client.chat.completions.list(metadata={"batch": "seven"}, limit=1, order="desc")
+    assert newest.data[0].id == made[2]
+    assert newest.data[0].metadata == {"batch": "seven"}
+    assert client.chat.completions.list(metadata={"batch": "eight"}).data == []
+
+
+def test_metadata_can_be_changed_and_messages_read(client: openai.OpenAI, two: Any) -> None:
+    changed = client.chat.completions.update(two.id, metadata={"topic": "plans"})
+    assert changed.metadata == {"topic": "plans"}
+    assert [message.content for message in client.chat.completions.messages.list(two.id)] == [ASK[0]["content"]]
+
+
+def test_deleted_completion_leaves_no_words_and_no_pair(
+    client: openai.OpenAI, api: httpx.Client, served: Served, two: Any
+) -> None:
+    api.post("/v1/feedback", json={"completion_id": two.id, "name": "pick", "choice": 0, "comment": "Good one."})
+    assert client.chat.completions.delete(two.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.retrieve(two.id)
+    row = row_of(served, two.id)
+    assert (row.content, row.answer, row.messages, row.choices) == ("deleted", None, [], None)
+    assert row.completion_tokens
+    with Session(served.database) as session:
+        assert not session.exec(select(PreferencePair).where(PreferencePair.completion_id == two.id)).all()
+    said = api.get(f"/v1/interactions/{two.id}").json()["feedback"]
+    assert [row["text"] for row in said] == [None] * len(said)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_store_false_keeps_counters_only(client: openai.OpenAI, served: Served, stream: bool) -> None:
+    done: Any = client.chat.completions.create(**PLAIN, store=False, stream=stream, metadata={"who": "me"})
+    completion_id = [chunk.id for chunk in done][-1] if stream else done.id
+    row = row_of(served, completion_id)
+    assert (row.content, row.messages, row.prompt, row.answer, row.client_metadata) == ("withheld", [], None, None, {})
+    assert (row.status, row.parameters, row.choices) == ("finished", {}, None)
+    assert row.completion_tokens
+    assert completion_id not in [stored.id for stored in client.chat.completions.list(limit=100)]
+    with pytest.raises(openai.NotFoundError, match="not stored"):
+        client.chat.completions.retrieve(completion_id)
