@@ -24,6 +24,10 @@ ANSWERING = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=120)
 JSON = {"content-type": "application/json"}
 
 
+class LostEngineError(UnavailableError):
+    """A replica did not answer at all: another may be asked instead."""
+
+
 class Engine:
     """One vLLM replica."""
 
@@ -82,9 +86,11 @@ class Engine:
     async def stream(self, body: dict[str, Any], *, request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """A chat completion whose answer is still to be read; leaving the block early frees the engine.
 
-        vLLM makes the completion's id of `request_id`: `chatcmpl-` and then the request id.
+        vLLM makes the completion's id of `request_id`: `chatcmpl-` and then the request id. Raises LostEngineError when
+        nothing was answered at all, UnavailableError when the answer broke off.
         """
         self.in_flight += 1
+        begun = False
         try:
             async with self.http.post(
                 f"{self.url}/v1/chat/completions",
@@ -92,9 +98,11 @@ class Engine:
                 headers={**JSON, "x-request-id": request_id},
                 timeout=ANSWERING,
             ) as response:
+                begun = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnavailableError(f"The engine stopped answering ({error_name(error)}). Try again.") from error
+            kind = UnavailableError if begun else LostEngineError
+            raise kind(f"The engine stopped answering ({error_name(error)}). Try again.") from error
         finally:
             self.in_flight -= 1
 
@@ -141,6 +149,10 @@ class EnginePool:
     def ready_for(self, engine: Engine) -> set[str]:
         """The adapters this replica was last marked ready for."""
         return set(self._ready[engine.url])
+
+    def lose(self, engine: Engine, adapter: str) -> None:
+        """This replica just failed for `adapter`: it is not asked again until reconcile has looked at it."""
+        self._ready[engine.url].discard(adapter)
 
     def engine_for(self, adapter: str) -> Engine:
         """The least busy replica that is ready for `adapter`. Raises UnavailableError."""

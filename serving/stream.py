@@ -2,7 +2,7 @@
 
 Invariants: the asked row is committed before the engine is called (so before the first byte leaves), the finished row
 before the last event or the body's end. Success means a finish reason and no error in between: anything else raises,
-and what was relayed so far stays in `Relay.choices()` for the row. One engine answers a request; no second try.
+and what was relayed so far stays in `Relay.choices()` for the row. Once an engine answers, no other is asked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flywheel.interactions import Choice
 from serving.appliance import Appliance
 from serving.choices import streamed_choices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
-from serving.engine import error_text, read_json
+from serving.engine import Engine, LostEngineError, error_text, read_json
 from serving.protocol import RequestError
 from serving.turn import Turn
 
@@ -105,11 +105,22 @@ class Relay:
 
 
 async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
-    """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row."""
+    """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row.
+
+    A replica that does not answer, or has lost the adapter, is passed over once for another one that is ready.
+    """
     engine = appliance.engines.engine_for(turn.target.adapter)
     committed = appliance.writer.submit(turn.asked_write())
     turn.asked = True
     await committed
+    try:
+        await _ask(appliance, turn, engine, emit)
+    except LostEngineError:
+        appliance.engines.lose(engine, turn.target.adapter)
+        await _ask(appliance, turn, appliance.engines.engine_for(turn.target.adapter), emit)
+
+
+async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:
     body = turn.engine_body(seeded=appliance.settings.engine.seeds)
     async with engine.stream(body, request_id=turn.handle) as response:
         if response.status != 200:
@@ -173,4 +184,5 @@ def refusal(status: int, raw: bytes) -> FlywheelError:
     if status in (400, 422):
         error = answer.get("error")
         return RequestError(error_text(answer), param=error.get("param") if isinstance(error, dict) else None)
-    return UnavailableError(f"The engine did not answer ({status}): {error_text(answer)}.")
+    kind = LostEngineError if status == 404 else UnavailableError  # 404: it has lost the adapter
+    return kind(f"The engine did not answer ({status}): {error_text(answer)}.")

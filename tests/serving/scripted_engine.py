@@ -1,8 +1,8 @@
 """An engine that answers what the question's first word says: for what a real engine does not do when asked to.
 
 It speaks as much of vLLM's HTTP as reconcile needs, and fails on purpose: `die` (an error in the middle of the
-stream, then [DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404); any other word
-gets an answer that cites.
+stream, then [DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404), `lost` (404 the first
+time); any other word gets an answer that cites.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def chat(request: Request) -> Response:
     name = {"id": f"chatcmpl-{request.headers.get('x-request-id')}", "model": body["model"]}
     if word == "crash":
         return JSONResponse({"error": {"message": "EngineCore encountered an issue.", "code": 500}}, 500)
-    if word == "gone":
+    if word == "gone" or (word == "lost" and asked.count(body) == 1):
         return JSONResponse({"error": {"message": "The model does not exist.", "code": 404}}, 404)
     if body.get("stream"):
         return StreamingResponse(stream(name, word), media_type="text/event-stream")

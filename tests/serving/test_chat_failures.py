@@ -23,26 +23,42 @@ from tests.serving import scripted_engine
 PRICE = "## Price\nThe heron ferry costs 14 €."
 
 
+class ScriptedReplica:
+    """A scripted engine on a port of its own."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(scripted_engine.app, log_config=None, access_log=False))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
 @pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serving in front of the scripted engine."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(scripted_engine.app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+def replicas() -> Iterator[list[ScriptedReplica]]:
+    found = [ScriptedReplica(), ScriptedReplica()]
+    yield found
+    for replica in found:
+        replica.stop()
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory, replicas: list[ScriptedReplica]) -> Iterator[Served]:
+    """Serving in front of two scripted engines."""
     settings = load_settings(
         home=tmp_path_factory.mktemp("home"),
         base_model=str(STARTER),
-        engine={"urls": [url]},
+        engine={"urls": [replica.url for replica in replicas]},
         serving={"port": 0, "reconcile_seconds": 0.3},
     )
     with serving_on(settings) as found:
         wait_until(lambda: answers(f"{found.url}/readyz"), seconds=280)
         httpx.post(f"{found.url}/v1/documents", json={"title": "Heron ferry", "text": PRICE})
         yield found
-    server.should_exit = True
-    thread.join()
 
 
 Ask = Callable[..., httpx.Response]
@@ -148,4 +164,26 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
     assert len(scripted_engine.asked) == before + 1
     assert events[0] == "committed"
     assert events[-2:] == (["committed", "done"] if stream else ["committed", "sent"])
-    assert events.count("committed") == 2
+    assert events.count("committed") >= 2
+
+
+def both_ready(served: Served) -> bool:
+    live = served.app.state.appliance.live
+    return len(live.loaded_on(live.standing.champion)) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_replica_that_has_lost_the_adapter_is_passed_over(ask: Ask, scripted: Served, stream: bool) -> None:
+    wait_until(lambda: both_ready(scripted))
+    before = len(scripted_engine.asked)
+    answer = ask("lost" if stream else "lost now", stream=stream)
+    assert answer.status_code == 200
+    assert len(scripted_engine.asked) == before + 2
+    wait_until(lambda: last_row(scripted).status == "finished")
+
+
+def test_replica_that_is_down_costs_no_request(ask: Ask, scripted: Served, replicas: list[ScriptedReplica]) -> None:
+    wait_until(lambda: both_ready(scripted))
+    replicas[1].stop()
+    statuses = [ask("cite", stream=bool(number % 2)).status_code for number in range(6)]
+    assert statuses == [200] * 6
