@@ -59,11 +59,15 @@ class Interaction(SQLModel, table=True):
         Index("ix_interaction_tenant_asked_at", "tenant", "asked_at"),
         Index("ix_interaction_experiment", "experiment_id", "arm", "unit"),
         Index("ix_interaction_conversation", "tenant", "conversation"),
+        Index("ix_interaction_idempotency", "tenant", "idempotency_key", unique=True),
     )
 
     id: str = Field(primary_key=True)
     tenant: str = "default"
     request_id: str
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+    """Of the request's body, where the client gave a key: the same key with another body is refused."""
     user: str | None = Field(default=None, index=True)
     conversation: str
     unit: str
@@ -126,6 +130,23 @@ def choices_of(row: Interaction) -> list[Choice]:
     if row.answer is None:
         return []
     return [Choice(index=0, message={"role": "assistant", "content": row.answer}, finish_reason=row.finish_reason)]
+
+
+def completion_body(row: Interaction) -> dict[str, Any]:
+    """A stored completion as OpenAI's API writes it."""
+    tokens = {"prompt_tokens": row.prompt_tokens or 0, "completion_tokens": row.completion_tokens or 0}
+    return {
+        "id": row.id,
+        "object": "chat.completion",
+        "created": int(row.asked_at.timestamp()),
+        "model": row.alias,
+        "system_fingerprint": row.adapter,
+        "request_id": row.request_id,
+        "metadata": row.client_metadata,
+        "choices": [choice.model_dump() | {"logprobs": None} for choice in choices_of(row)],
+        "usage": tokens | {"total_tokens": sum(tokens.values())},
+        "passages": [passage.model_dump() for passage in row.passages],
+    }
 
 
 def stored_completions(

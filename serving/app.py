@@ -19,6 +19,7 @@ from serving.appliance import Appliance
 from serving.chat import ChatCompletions
 from serving.engine import Engine, EnginePool
 from serving.graph import build_agent
+from serving.idempotency import Idempotency
 from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
@@ -85,6 +86,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
             live=LiveAliases(settings, database, engines),
             metrics=Metrics(writer),
             agent=build_agent(),
+            idempotency=Idempotency(database),
         )
         loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
         threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()

@@ -19,6 +19,7 @@ from flywheel.settings import Settings
 from rag.embedding import Embedder
 from rag.library import Library, open_library
 from serving.engine import EnginePool
+from serving.idempotency import Idempotency
 from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.router import Router
@@ -34,6 +35,7 @@ class Appliance:
     live: LiveAliases
     metrics: Metrics
     agent: CompiledStateGraph[Any, Any, Any, Any]
+    idempotency: Idempotency
     library: Library | None = None
     router: Router | None = None
     library_trouble: str = "the embedding model is still loading"

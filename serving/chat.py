@@ -16,11 +16,13 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from flywheel.errors import FlywheelError
+from flywheel.interactions import Interaction, completion_body
 from serving.appliance import Appliance
 from serving.graph import routed_answer
+from serving.idempotency import HEADER, replayed_events
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
 from serving.stream import note_lost, speak
-from serving.turn import Turn, open_turn
+from serving.turn import Claim, Turn, open_turn
 
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
@@ -32,16 +34,44 @@ class ChatCompletions:
         appliance: Appliance = scope["app"].state.appliance
         try:
             raw = await read_body(receive, limit=appliance.settings.serving.max_body_bytes)
-            body, view = read_chat_body(raw)
-            turn = open_turn(
-                body, view, request_id=scope["request_id"], live=appliance.live, settings=appliance.settings
-            )
+            key = next((value.decode("latin-1") for name, value in scope["headers"] if name == HEADER), None)
+            if key is None:
+                return await self._answer(appliance, scope, receive, send, raw=raw)
+            async with appliance.idempotency.claim(appliance.settings.tenant, key, raw) as (claim, earlier):
+                if earlier is not None:
+                    return await replay(send, earlier, raw)
+                return await self._answer(appliance, scope, receive, send, raw=raw, claim=claim)
         except FlywheelError as error:
             status, answer, headers = error_of(error)
             return await send_bytes(send, status, orjson.dumps(answer), headers)
+
+    async def _answer(
+        self,
+        appliance: Appliance,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        raw: bytes,
+        claim: Claim | None = None,
+    ) -> None:
+        body, view = read_chat_body(raw)
+        turn = open_turn(body, view, request_id=scope["request_id"], live=appliance.live, settings=appliance.settings)
+        turn.claim = claim
         with appliance.live.speaking(turn.target.adapter):  # nothing was awaited since the target was found
             await _until_gone(Answer(appliance, turn, send).run(), receive)
-        return None
+
+
+async def replay(send: Send, row: Interaction, raw: bytes) -> None:
+    """The stored answer again, the way it was asked for."""
+    _, view = read_chat_body(raw)
+    headers = {"x-flywheel-replayed": "true", "x-flywheel-adapter": row.adapter or ""}
+    if not view.stream:
+        return await send_bytes(send, 200, orjson.dumps(completion_body(row)), headers)
+    usage = bool(view.stream_options and view.stream_options.include_usage)
+    await send(start_message(200, {**STREAM_HEADERS, **headers}))
+    await send({"type": "http.response.body", "body": replayed_events(row, usage=usage)})
+    return None
 
 
 class Answer:

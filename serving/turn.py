@@ -43,6 +43,14 @@ OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identif
 """Fields of the body that are ours, or that are built anew for the engine."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A client's idempotency key, and the hash of the body it came with."""
+
+    key: str
+    body_hash: str
+
+
 @dataclass
 class Turn:
     request_id: str
@@ -64,6 +72,7 @@ class Turn:
     prompt_version: str | None = None
     index_version: str | None = None
     router_version: str | None = None
+    claim: Claim | None = None
     asked: bool = False
     """The row is with the writer: it has to be closed."""
     outcome: str | None = None
@@ -120,6 +129,8 @@ class Turn:
                 "id": self.completion_id,
                 "tenant": self.tenant,
                 "request_id": self.request_id,
+                "idempotency_key": self.claim.key if self.claim else None,
+                "body_hash": self.claim.body_hash if self.claim else None,
                 "user": self.user,
                 "conversation": self.conversation,
                 "unit": self.unit,

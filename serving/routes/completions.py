@@ -14,9 +14,8 @@ from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from flywheel.database import reading, writing
-from flywheel.erasure import erase_completion
 from flywheel.errors import NotFoundError
-from flywheel.interactions import KEPT, Interaction, choices_of, interaction, stored_completions
+from flywheel.interactions import KEPT, Interaction, completion_body, interaction, stored_completions
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["chat"])
@@ -51,14 +50,14 @@ def list_completions(
             alias=model,
             metadata=wanted,
         )
-    return page([_completion(row) for row in rows], limit)
+    return page([completion_body(row) for row in rows], limit)
 
 
 @router.get(PATH + "/{completion_id}")
-def one_completion(completion_id: str, appliance: Holder) -> dict[str, Any]:
+def onecompletion_body(completion_id: str, appliance: Holder) -> dict[str, Any]:
     """One of them, as it was answered."""
     with reading(appliance.database) as session:
-        return _completion(_stored(session, appliance, completion_id))
+        return completion_body(_stored(session, appliance, completion_id))
 
 
 @router.get(PATH + "/{completion_id}/messages")
@@ -76,13 +75,13 @@ def messages_of(
 
 
 @router.post(PATH + "/{completion_id}")
-def update_completion(completion_id: str, body: MetadataBody, appliance: Holder) -> dict[str, Any]:
+def updatecompletion_body(completion_id: str, body: MetadataBody, appliance: Holder) -> dict[str, Any]:
     """Replace the metadata; nothing else of an answer can be changed."""
     with writing(appliance.database) as session:
         row = _stored(session, appliance, completion_id)
         row.client_metadata = body.metadata
         session.add(row)
-        return _completion(row)
+        return completion_body(row)
 
 
 @router.delete(PATH + "/{completion_id}")
@@ -111,19 +110,3 @@ def _stored(session: Session, appliance: Appliance, completion_id: str) -> Inter
     if row.content != KEPT or row.status != "finished":
         raise NotFoundError(f"Completion {completion_id!r} is not stored: it holds no words, or it was not finished.")
     return row
-
-
-def _completion(row: Interaction) -> dict[str, Any]:
-    tokens = {"prompt_tokens": row.prompt_tokens or 0, "completion_tokens": row.completion_tokens or 0}
-    return {
-        "id": row.id,
-        "object": "chat.completion",
-        "created": int(row.asked_at.timestamp()),
-        "model": row.alias,
-        "system_fingerprint": row.adapter,
-        "request_id": row.request_id,
-        "metadata": row.client_metadata,
-        "choices": [choice.model_dump() | {"logprobs": None} for choice in choices_of(row)],
-        "usage": tokens | {"total_tokens": sum(tokens.values())},
-        "passages": [passage.model_dump() for passage in row.passages],
-    }

@@ -1,0 +1,85 @@
+"""Idempotency-Key on a real engine: one answer for one key, however often and however fast it is asked for."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from sqlmodel import Session, select
+
+from flywheel.interactions import Interaction
+from tests.conftest import Served, wait_until
+
+pytestmark = pytest.mark.engine
+ASK: Any = {
+    "model": "flywheel-plain",
+    "messages": [{"role": "user", "content": "How much is the Maple plan?"}],
+    "max_tokens": 12,
+    "temperature": 1.0,
+}
+
+
+def post(api: httpx.Client, key: str, **more: Any) -> httpx.Response:
+    return api.post("/v1/chat/completions", json=ASK | more, headers={"idempotency-key": key})
+
+
+def rows_under(served: Served, key: str) -> list[Interaction]:
+    with Session(served.database) as session:
+        return list(session.exec(select(Interaction).where(Interaction.idempotency_key == key)))
+
+
+def test_same_key_and_body_get_the_same_answer(api: httpx.Client, served: Served) -> None:
+    first, again = post(api, "one"), post(api, "one")
+    assert again.headers["x-flywheel-replayed"] == "true"
+    assert "x-flywheel-replayed" not in first.headers
+    for field in ("id", "model", "system_fingerprint", "usage"):
+        told, retold = first.json()[field], again.json()[field]
+        assert retold == (told if field != "usage" else {name: told[name] for name in retold})
+    words = [answer.json()["choices"][0]["message"]["content"] for answer in (first, again)]
+    assert words[0] == words[1]
+    assert len(rows_under(served, "one")) == 1
+
+
+def test_stream_is_replayed_as_a_stream(client: openai.OpenAI) -> None:
+    options: Any = {"stream": True, "n": 2, "stream_options": {"include_usage": True}}
+    headers = {"Idempotency-Key": "streamed"}
+    told: list[tuple[dict[int, str], Any, str]] = []
+    for _ in range(2):
+        words, usage, completion_id = {0: "", 1: ""}, None, ""
+        for chunk in client.chat.completions.create(**ASK, **options, extra_headers=headers):
+            usage, completion_id = chunk.usage or usage, chunk.id
+            for choice in chunk.choices:
+                words[choice.index] += choice.delta.content or ""
+        told.append((words, usage and usage.completion_tokens, completion_id))
+    assert told[0] == told[1]
+
+
+def test_requests_at_once_wait_for_the_first(api: httpx.Client, served: Served) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: post(api, "at once"), range(6)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(rows_under(served, "at once")) == 1
+
+
+def test_key_with_another_body_is_refused(api: httpx.Client) -> None:
+    post(api, "two")
+    refused = post(api, "two", temperature=0.5)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert post(api, "x" * 300).json()["error"]["code"] == "invalid_idempotency_key"
+
+
+def test_key_of_an_answer_that_never_came_can_be_used_again(api: httpx.Client, served: Served) -> None:
+    body = {**ASK, "stream": True, "max_tokens": 1500, "ignore_eos": True}
+    headers = {"idempotency-key": "broken"}
+    with api.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        next(response.iter_raw())
+    wait_until(lambda: [row.status for row in rows_under(served, "broken")] == ["cancelled"])
+    with api.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status_code == 200
+        assert "x-flywheel-replayed" not in response.headers
+        next(response.iter_raw())
+    wait_until(lambda: [row.status for row in rows_under(served, "broken")] == ["cancelled"])
