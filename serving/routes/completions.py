@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from flywheel.database import reading, writing
+from flywheel.erasure import erase_completion
 from flywheel.errors import NotFoundError
 from flywheel.interactions import KEPT, Interaction, completion_body, interaction, stored_completions
 from serving.appliance import Appliance, appliance_of
@@ -54,7 +55,7 @@ def list_completions(
 
 
 @router.get(PATH + "/{completion_id}")
-def onecompletion_body(completion_id: str, appliance: Holder) -> dict[str, Any]:
+def one_completion(completion_id: str, appliance: Holder) -> dict[str, Any]:
     """One of them, as it was answered."""
     with reading(appliance.database) as session:
         return completion_body(_stored(session, appliance, completion_id))
@@ -75,7 +76,7 @@ def messages_of(
 
 
 @router.post(PATH + "/{completion_id}")
-def updatecompletion_body(completion_id: str, body: MetadataBody, appliance: Holder) -> dict[str, Any]:
+def update_completion(completion_id: str, body: MetadataBody, appliance: Holder) -> dict[str, Any]:
     """Replace the metadata; nothing else of an answer can be changed."""
     with writing(appliance.database) as session:
         row = _stored(session, appliance, completion_id)
