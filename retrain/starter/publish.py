@@ -15,10 +15,11 @@ from retrain.starter.evaluate import Share, load, measure_drawn, measure_sample,
 CARD = Path(__file__).with_name("card.md")
 
 
-def card(figures: dict[str, float], rows: list[Share], *, seed: int, note: str) -> str:
+def card(figures: dict[str, float], rows: list[Share], *, parameters: int, seed: int, note: str) -> str:
     """The model card: `card.md` with what was measured."""
     return CARD.read_text(encoding="utf-8").format(
         table=table(rows),
+        parameters=f"{parameters / 1e6:.2f}",
         seed=seed,
         note="\n" + textwrap.fill(note, 118) + "\n" if note else "",
         tokens=f"{figures['tokens'] / 1e6:.1f} million",
@@ -36,7 +37,8 @@ def publish(run: Path, folder: Path, *, seed: int, count: int, note: str) -> Non
     shutil.copytree(run / "latest", folder)
     for path in folder.iterdir():
         path.chmod(0o644)
-    (folder / "README.md").write_text(card(figures, rows, seed=seed, note=note), encoding="utf-8")
+    written = card(figures, rows, parameters=starter.num_parameters(), seed=seed, note=note)
+    (folder / "README.md").write_text(written, encoding="utf-8")
 
 
 def main(arguments: list[str]) -> None:
