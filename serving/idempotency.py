@@ -18,7 +18,7 @@ from sqlmodel import select
 
 from flywheel.database import writing
 from flywheel.interactions import KEPT, OPEN, Interaction, choices_of
-from serving.protocol import RequestError
+from serving.protocol import UNDER_WAY, RequestError
 from serving.turn import Claim
 
 LONGEST_KEY = 255
@@ -74,7 +74,7 @@ class Idempotency:
                 row.idempotency_key = None
                 session.add(row)
                 return None
-        raise RequestError("The first request with this key is still under way.", status=409, code="conflict")
+        raise RequestError("The first request with this key is still under way.", status=409, code=UNDER_WAY)
 
 
 def _refuse_another(body_hash: str | None, claim: Claim) -> None:

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flywheel.errors import EvidenceError, FlywheelError, UnavailableError
 
 RETRY_AFTER_SECONDS = 1
+UNDER_WAY = "request_under_way"
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -98,8 +99,14 @@ def error_of(error: FlywheelError) -> tuple[int, dict[str, Any], dict[str, str]]
     body = error_body(
         str(error), status=error.status, param=getattr(error, "param", None), code=str(error.code), **more
     )
-    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else {}
-    return error.status, body, headers
+    return error.status, body, retry_headers(error)
+
+
+def retry_headers(error: FlywheelError) -> dict[str, str]:
+    """Whether trying the same again may help. Stock clients retry 408, 409, 429 and 5xx unless they are told not to."""
+    if isinstance(error, UnavailableError) or error.code == UNDER_WAY:
+        return {"retry-after": str(RETRY_AFTER_SECONDS), "x-should-retry": "true"}
+    return {"x-should-retry": "false"}
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -26,6 +28,7 @@ from serving.engine import Engine, LostEngineError, error_text, read_json
 from serving.protocol import RequestError
 from serving.turn import Turn
 
+HEARTBEAT_SECONDS = 15.0
 log = logging.getLogger(__name__)
 Emit = Callable[[bytes], Awaitable[None]]
 DONE = b"data: [DONE]\n\n"
@@ -135,20 +138,48 @@ async def _relay(appliance: Appliance, turn: Turn, response: aiohttp.ClientRespo
     relay = Relay(turn)
     turn.said = relay.choices
     saved = time.monotonic()
-    async for data in response.content.iter_any():
-        turn.first_token_at = turn.first_token_at or now()
-        ready = relay.feed(data)
-        if ready:
-            await emit(ready)
-        if turn.kept and time.monotonic() - saved > SAVE_SECONDS:
-            saved = time.monotonic()
-            appliance.writer.submit(turn.partial_write(relay.choices()), closing=True).add_done_callback(note_lost)
+    async with heartbeats(emit) as beat:
+        async for data in response.content.iter_any():
+            turn.first_token_at = turn.first_token_at or now()
+            ready = relay.feed(data)
+            if ready:
+                beat.at = time.monotonic()
+                await emit(ready)
+            if turn.kept and time.monotonic() - saved > SAVE_SECONDS:
+                saved = time.monotonic()
+                appliance.writer.submit(turn.partial_write(relay.choices()), closing=True).add_done_callback(note_lost)
     if relay.error is not None:
         raise UnavailableError(f"The engine failed in the middle of the answer: {relay.error}.")
     if not relay.done or relay.finish_reason is None:
         raise UnavailableError("The engine broke off in the middle of the answer.")
     await _finish(appliance, turn, relay.choices(), relay.usage)
     await emit(DONE)
+
+
+@dataclass
+class Beat:
+    """When something was last sent."""
+
+    at: float
+
+
+@asynccontextmanager
+async def heartbeats(emit: Emit) -> AsyncIterator[Beat]:
+    """Sends a comment whenever nothing was sent for a while, so that proxies do not cut a slow answer's connection."""
+    beat = Beat(time.monotonic())
+
+    async def keep_alive() -> None:
+        while True:
+            await asyncio.sleep(max(0.0, beat.at + HEARTBEAT_SECONDS - time.monotonic()))
+            if time.monotonic() - beat.at >= HEARTBEAT_SECONDS:
+                beat.at = time.monotonic()
+                await emit(b": keep-alive\n\n")
+
+    beating = asyncio.create_task(keep_alive())
+    try:
+        yield beat
+    finally:
+        beating.cancel()
 
 
 def note_lost(future: asyncio.Future[None]) -> None:

@@ -2,11 +2,12 @@
 
 It speaks as much of vLLM's HTTP as reconcile needs, and fails on purpose: `die` (an error in the middle of the
 stream, then [DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404), `lost` (404 the first
-time); any other word gets an answer that cites.
+time), `slow` (a pause before its last words); any other word gets an answer that cites.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+PAUSE = 0.7
 CITED = "It costs 14 € [1]."
 loaded: set[str] = set()
 asked: list[dict[str, Any]] = []
@@ -62,6 +64,7 @@ async def chat(request: Request) -> Response:
 async def stream(name: dict[str, Any], word: str) -> AsyncIterator[bytes]:
     first, second = CITED[:7], CITED[7:]
     for part in (first, second):
+        await asyncio.sleep(PAUSE if word == "slow" and part == second else 0)
         yield event({**name, "choices": [{"index": 0, "delta": {"content": part}, "finish_reason": None}]})
         if word == "cut":
             return

@@ -167,6 +167,24 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
     assert events.count("committed") >= 2
 
 
+def test_slow_stream_is_kept_alive_by_comments_that_stock_clients_pass_over(
+    ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.stream.HEARTBEAT_SECONDS", scripted_engine.PAUSE / 3)
+    assert ask("slow", stream=True).text.count(": keep-alive\n\n") in (1, 2, 3)
+    assert "keep-alive" not in ask("cite", stream=True).text
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x") as client:
+        asked: Any = [{"role": "user", "content": "slow please"}]
+        stream = client.chat.completions.create(model="flywheel-plain", messages=asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == scripted_engine.CITED
+
+
+@pytest.mark.parametrize(("word", "retry"), [("crash", "true"), ("fine", None)])
+def test_error_says_whether_to_try_again(ask: Ask, word: str, retry: str | None) -> None:
+    assert ask(word).headers.get("x-should-retry") == retry
+    assert ask(word, model="nobody").headers["x-should-retry"] == "false"
+
+
 def both_ready(served: Served) -> bool:
     live = served.app.state.appliance.live
     return len(live.loaded_on(live.standing.champion)) == 2
