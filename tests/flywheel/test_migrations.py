@@ -15,8 +15,8 @@ from flywheel.pairs import Candidate, PreferencePair
 AT = "2026-01-02 03:04:05+00:00"
 FIRST = [
     "INSERT INTO interaction (id, tenant, request_id, conversation, unit, alias, messages, passages, parameters,"
-    f" answer, status, asked_at) VALUES ('chatcmpl-1', 'default', 'r', 'c', 'ann', 'flywheel', '[]', '[]', '{{}}', 'Hello.',"
-    f" 'finished', '{AT}')",
+    f" answer, status, asked_at) VALUES ('chatcmpl-1', 'default', 'r', 'c', 'ann', 'flywheel', '[]', '[]', '{{}}',"
+    f" 'Hello.', 'finished', '{AT}')",
     "INSERT INTO feedback (id, tenant, completion_id, choice, name, value, score, source, created_at)"
     f" VALUES ('fb-1', 'default', 'chatcmpl-1', 0, 'rating', 1, 1, 'user', '{AT}')",
     "INSERT INTO candidate (id, tenant, completion_id, text, parameters, created_at)"
