@@ -1,8 +1,9 @@
-"""Erasure: taking the words of a completion out of every record, while what was counted stays.
+"""Erasure: taking the words of a completion out of the records, while what was counted stays.
 
 The row keeps who spoke, when, and how many tokens; scores stay, since an experiment's figures must not change. Words,
 candidates, pairs and judgments go, so nothing of it reaches a later dataset version. Dataset versions that are frozen
-already are immutable; lineage says which hold it.
+already are immutable; lineage says which hold it. Later turns of the same conversation, in which the client sent these
+words back, are completions of their own.
 """
 
 from __future__ import annotations

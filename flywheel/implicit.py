@@ -29,6 +29,8 @@ from flywheel.messages import last_user_text, message_text
 REASK_OVERLAP = 0.7
 EDIT_LIKENESS = 0.5
 COPIED_WORDS = 8
+MOST_WORDS = 1000
+"""Longer texts are not compared: the time grows with the product of their lengths."""
 SOURCE = "implicit"
 
 
@@ -79,10 +81,10 @@ def _of_the_words(earlier: Interaction, later: Interaction) -> dict[str, float]:
     answer = earlier.answer or ""
     sent_back = _sent_back(later.messages, place=len(earlier.messages))
     if answer and sent_back and sent_back.strip() != answer.strip():
-        same = SequenceMatcher(None, answer, sent_back, autojunk=False).ratio()
-        if same >= EDIT_LIKENESS:
+        same = _likeness(answer.split(), sent_back.split())
+        if EDIT_LIKENESS <= same < 1:
             found["edit"] = 1 - same
-    copied = _longest_run(words_in(answer), words_in(asked))
+    copied = _longest_run(words_in(answer)[:MOST_WORDS], words_in(asked)[:MOST_WORDS])
     if copied >= COPIED_WORDS:
         found["copy"] = copied / len(words_in(answer))
     return found
@@ -92,6 +94,14 @@ def _sent_back(messages: list[dict[str, Any]], *, place: int) -> str:
     """The assistant's turn that a client put where our answer belongs."""
     message: Mapping[str, Any] = messages[place] if place < len(messages) else {}
     return message_text(message) if message.get("role") == "assistant" else ""
+
+
+def _likeness(first: list[str], second: list[str]) -> float:
+    """How much two texts share, word by word in order (Ratcliff and Obershelp); 0 for texts too long to compare."""
+    if max(len(first), len(second)) > MOST_WORDS:
+        return 0.0
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.ratio() if matcher.quick_ratio() >= EDIT_LIKENESS else 0.0
 
 
 def _longest_run(first: list[str], second: list[str]) -> int:

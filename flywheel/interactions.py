@@ -91,6 +91,8 @@ class Interaction(SQLModel, table=True):
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonOf(dict[str, Any]))
     answer: str | None = Field(default=None, sa_type=Text)
     """The words of choice 0."""
+    answer_words: int | None = None
+    """Words of choice 0, a tool call counting as one. Stays when the words themselves go."""
     choices: list[Choice] | None = Field(default=None, sa_type=JsonOf(list[Choice]))
     """Every choice whole, where there is more to keep than the words of one."""
     client_metadata: dict[str, str] = Field(default_factory=dict, sa_type=JsonOf(dict[str, str]))
@@ -130,23 +132,6 @@ def choices_of(row: Interaction) -> list[Choice]:
     if row.answer is None:
         return []
     return [Choice(index=0, message={"role": "assistant", "content": row.answer}, finish_reason=row.finish_reason)]
-
-
-def completion_body(row: Interaction) -> dict[str, Any]:
-    """A stored completion as OpenAI's API writes it."""
-    tokens = {"prompt_tokens": row.prompt_tokens or 0, "completion_tokens": row.completion_tokens or 0}
-    return {
-        "id": row.id,
-        "object": "chat.completion",
-        "created": int(row.asked_at.timestamp()),
-        "model": row.alias,
-        "system_fingerprint": row.adapter,
-        "request_id": row.request_id,
-        "metadata": row.client_metadata,
-        "choices": [choice.model_dump() | {"logprobs": None} for choice in choices_of(row)],
-        "usage": tokens | {"total_tokens": sum(tokens.values())},
-        "passages": [passage.model_dump() for passage in row.passages],
-    }
 
 
 def stored_completions(

@@ -90,7 +90,8 @@ class Judgment(SQLModel, table=True):
 
 def low_rated(session: Session, *, tenant: str, below: float, limit: int) -> list[Interaction]:
     """Finished interactions whose newest rating is under `below` (0 to 1), without candidates yet, newest first."""
-    newest = select(func.max(col(Feedback.id))).where(Feedback.name == RATING).group_by(col(Feedback.completion_id))
+    given = (Feedback.name == RATING, Feedback.choice == 0)  # the answer that pairs are made with
+    newest = select(func.max(col(Feedback.id))).where(*given).group_by(col(Feedback.completion_id))
     rated = select(Feedback.completion_id).where(col(Feedback.id).in_(newest), col(Feedback.score) < below)
     query = select(Interaction).where(
         Interaction.tenant == tenant,
@@ -125,7 +126,7 @@ def add_picked(session: Session, interaction: Interaction, *, choice: int, revie
     such choice, or no other.
     """
     offered = list(session.exec(select(Candidate).where(Candidate.completion_id == interaction.id)))
-    answers: dict[int, tuple[str, str | None]] = {0: (interaction.answer or "", None)}
+    answers: dict[int, tuple[str, str | None]] = {0: (interaction.answer, None)} if interaction.answer else {}
     answers |= {row.choice: (row.text, row.id) for row in offered if row.choice is not None}
     if choice not in answers or len(answers) < 2:
         raise UserError(f"Choice {choice} cannot be picked: completion {interaction.id} has {len(answers)} with words.")

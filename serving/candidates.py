@@ -15,12 +15,12 @@ from sqlmodel import col, select
 
 from flywheel.database import new_id, now, reading, writing
 from flywheel.errors import UnavailableError
-from flywheel.interactions import Interaction
+from flywheel.interactions import KEPT, Interaction
 from flywheel.pairs import Candidate, add_pairs, low_rated
 from serving.appliance import Appliance
 
 AT_ONCE = 16
-KEPT = ("stop",)
+CARRIED = ("stop",)
 """Parameters of the client that decide what a whole answer is."""
 
 
@@ -65,9 +65,10 @@ def _low_rated(database: Database, tenant: str, wish: Refill) -> list[Interactio
 
 
 async def _candidates(appliance: Appliance, interaction: Interaction, *, adapter: str, wish: Refill) -> list[Candidate]:
-    asked: dict[str, Any] = {name: interaction.parameters[name] for name in KEPT if name in interaction.parameters} | {
+    parameters = interaction.parameters
+    asked: dict[str, Any] = {name: parameters[name] for name in CARRIED if name in parameters} | {
         "temperature": wish.temperature,
-        "max_tokens": interaction.parameters.get("max_tokens") or appliance.settings.serving.max_tokens,
+        "max_tokens": parameters.get("max_tokens") or appliance.settings.serving.max_tokens,
     }
     body = {"model": adapter, "messages": interaction.prompt, "n": wish.candidates, **asked}
     with appliance.live.speaking(adapter):
@@ -91,6 +92,10 @@ def _store(database: Database, answered: list[tuple[Interaction, list[Candidate]
     ids = [interaction.id for interaction, _ in answered]
     with writing(database) as session:
         # Two refills at once may have taken the same interactions: the first to store wins.
-        stored = set(session.exec(select(Candidate.completion_id).where(col(Candidate.completion_id).in_(ids))))
-        fresh = [(row, found) for row, found in answered if row.id not in stored]
+        made = select(Candidate.completion_id).where(col(Candidate.choice).is_(None))
+        stored = set(session.exec(made.where(col(Candidate.completion_id).in_(ids))))
+        # Words may have been deleted while the engine worked.
+        query = select(Interaction.id).where(col(Interaction.id).in_(ids), Interaction.content == KEPT)
+        there = set(session.exec(query.with_for_update()))
+        fresh = [(row, found) for row, found in answered if row.id in there - stored]
         return sum(len(add_pairs(session, row, candidates=found)) for row, found in fresh)

@@ -16,11 +16,12 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from flywheel.errors import FlywheelError
-from flywheel.interactions import Interaction, completion_body
+from flywheel.interactions import Interaction
 from serving.appliance import Appliance
 from serving.graph import routed_answer
-from serving.idempotency import HEADER, replayed_events
+from serving.idempotency import HEADER
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
+from serving.stored import completion_body, replay_headers, replayed_events
 from serving.stream import note_lost, speak
 from serving.turn import Claim, Turn, open_turn
 
@@ -65,7 +66,7 @@ class ChatCompletions:
 async def replay(send: Send, row: Interaction, raw: bytes) -> None:
     """The stored answer again, the way it was asked for."""
     _, view = read_chat_body(raw)
-    headers = {"x-flywheel-replayed": "true", "x-flywheel-adapter": row.adapter or ""}
+    headers = replay_headers(row)
     if not view.stream:
         return await send_bytes(send, 200, orjson.dumps(completion_body(row)), headers)
     usage = bool(view.stream_options and view.stream_options.include_usage)

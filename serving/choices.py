@@ -6,7 +6,7 @@ its last chunk said it. Role and annotations are ours to leave alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,17 +17,32 @@ JOINED = ("content", "refusal", "reasoning_content", "reasoning")
 PLAIN = {"role", "content", "refusal", "annotations"}
 
 
-def streamed_choices(events: bytes) -> list[Choice]:
-    """Every choice of a stream so far, by index."""
-    found: dict[int, Choice] = {}
-    for event in events.split(b"\n\n"):
-        if event.startswith(b"data: {"):
-            for part in orjson.loads(event[6:]).get("choices", ()):
-                index = part.get("index", 0)
-                choice = found.setdefault(index, Choice(index=index, message={"role": "assistant", "content": None}))
-                _join(choice.message, part.get("delta") or {})
-                choice.finish_reason = part.get("finish_reason") or choice.finish_reason
-    return [found[index] for index in sorted(found)]
+class StreamedChoices:
+    """The choices of a stream. Events are only put aside until somebody asks, and each is parsed once."""
+
+    def __init__(self) -> None:
+        self._unread: list[bytes] = []
+        self._found: dict[int, Choice] = {}
+
+    def keep(self, events: bytes) -> None:
+        """Whole events, as they came."""
+        self._unread.append(events)
+
+    def so_far(self) -> list[Choice]:
+        """Every choice, by index."""
+        unread, self._unread = b"".join(self._unread), []
+        for event in unread.split(b"\n\n"):
+            if event.startswith(b"data: {"):
+                for part in orjson.loads(event[6:]).get("choices", ()):
+                    self._add(part)
+        return [self._found[index] for index in sorted(self._found)]
+
+    def _add(self, part: Mapping[str, Any]) -> None:
+        index = part.get("index", 0)
+        fresh = Choice(index=index, message={"role": "assistant", "content": None})
+        choice = self._found.setdefault(index, fresh)
+        _join(choice.message, part.get("delta") or {})
+        choice.finish_reason = part.get("finish_reason") or choice.finish_reason
 
 
 def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:
@@ -38,9 +53,15 @@ def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:
     ]
 
 
-def words_of(choices: Iterable[Choice], index: int = 0) -> str:
+def words_of(choices: Sequence[Choice], index: int = 0) -> str:
     """The words of one choice; empty when it has none."""
     return next((choice.message.get("content") or "" for choice in choices if choice.index == index), "")
+
+
+def length_of(choices: Sequence[Choice]) -> int:
+    """The words of choice 0; each of its tool calls counts as one."""
+    calls = next((choice.message.get("tool_calls") or () for choice in choices if choice.index == 0), ())
+    return len(words_of(choices).split()) + len(calls)
 
 
 def worth_keeping_whole(choices: list[Choice]) -> bool:

@@ -25,7 +25,11 @@ JSON = {"content-type": "application/json"}
 
 
 class LostEngineError(UnavailableError):
-    """A replica did not answer at all: another may be asked instead."""
+    """The connection to a replica failed before it answered: another may be asked instead."""
+
+
+class LostAdapterError(LostEngineError):
+    """A replica answers, and does not have the adapter. It is not asked again: vLLM leaks a lock each time."""
 
 
 class Engine:
@@ -101,7 +105,8 @@ class Engine:
                 begun = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
-            kind = UnavailableError if begun else LostEngineError
+            slow = isinstance(error, TimeoutError)  # a busy engine, not a lost one
+            kind = UnavailableError if begun or slow else LostEngineError
             raise kind(f"The engine stopped answering ({error_name(error)}). Try again.") from error
         finally:
             self.in_flight -= 1
@@ -150,9 +155,12 @@ class EnginePool:
         """The adapters this replica was last marked ready for."""
         return set(self._ready[engine.url])
 
-    def lose(self, engine: Engine, adapter: str) -> None:
-        """This replica just failed for `adapter`: it is not asked again until reconcile has looked at it."""
+    def instead_of(self, engine: Engine, adapter: str) -> Engine | None:
+        """Another replica that is ready; the failed one is then not asked again until reconcile has looked at it."""
+        if not any(adapter in self._ready[other.url] for other in self.engines if other is not engine):
+            return None
         self._ready[engine.url].discard(adapter)
+        return self.engine_for(adapter)
 
     def engine_for(self, adapter: str) -> Engine:
         """The least busy replica that is ready for `adapter`. Raises UnavailableError."""

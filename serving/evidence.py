@@ -77,7 +77,8 @@ def user_counts(session: Session, experiment: Experiment) -> list[UserCounts]:
     )
     ratings = {(unit, arm): float(mean) for unit, arm, mean in session.execute(rated)}
     finished = col(Interaction.status) == "finished"
-    no_text = func.trim(func.coalesce(col(Interaction.answer), ""), WHITESPACE) == ""
+    length = func.length(func.trim(func.coalesce(col(Interaction.answer), ""), WHITESPACE))
+    no_text = func.coalesce(col(Interaction.answer_words), length) == 0
     counted = (
         select_columns(
             col(Interaction.unit),

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import orjson
 from sqlalchemy import Engine as Database
 from sqlmodel import select
 
 from flywheel.database import writing
-from flywheel.interactions import KEPT, OPEN, Interaction, choices_of
+from flywheel.interactions import KEPT, OPEN, Interaction
 from serving.protocol import UNDER_WAY, RequestError
 from serving.turn import Claim
 
@@ -81,22 +80,3 @@ def _refuse_another(body_hash: str | None, claim: Claim) -> None:
     if body_hash != claim.body_hash:
         text = "This Idempotency-Key was used with another body. Use a new key for a new request."
         raise RequestError(text, status=422, code="idempotency_key_reused")
-
-
-def replayed_events(row: Interaction, *, usage: bool) -> bytes:
-    """A stored answer as a stream: each choice in one event, its end in another."""
-    head = {
-        "id": row.id, "object": "chat.completion.chunk", "created": int(row.asked_at.timestamp()), "model": row.alias,
-        "system_fingerprint": row.adapter,
-    }  # fmt: skip
-    parts: list[dict[str, object]] = []
-    for choice in choices_of(row):
-        delta = dict(choice.message)
-        if delta.get("tool_calls"):
-            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(delta["tool_calls"])]
-        parts.append({"choices": [{"index": choice.index, "delta": delta, "finish_reason": None}]})
-        parts.append({"choices": [{"index": choice.index, "delta": {}, "finish_reason": choice.finish_reason}]})
-    if usage:
-        tokens = {"prompt_tokens": row.prompt_tokens or 0, "completion_tokens": row.completion_tokens or 0}
-        parts.append({"choices": [], "usage": tokens | {"total_tokens": sum(tokens.values())}})
-    return b"".join(b"data: " + orjson.dumps(head | part) + b"\n\n" for part in parts) + b"data: [DONE]\n\n"

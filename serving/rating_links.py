@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 from pydantic import BaseModel
@@ -17,6 +19,7 @@ from pydantic import BaseModel
 from flywheel.errors import NotFoundError, UserError
 
 PURPOSE = "rating-link"
+SECRET_BYTES = 32
 
 
 class RatingLink(BaseModel):
@@ -30,12 +33,17 @@ class RatingLink(BaseModel):
 def link_secret(home: Path) -> bytes:
     """The appliance's secret for links, made on first use."""
     file = home / "link-secret"
-    try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as fresh:
-            fresh.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
-    return file.read_bytes()
+    if not file.exists():
+        with NamedTemporaryFile(dir=home, prefix=".link-secret-") as fresh:  # readable by its owner only
+            fresh.write(secrets.token_bytes(SECRET_BYTES))
+            fresh.flush()
+            os.fsync(fresh.fileno())
+            with suppress(FileExistsError):  # somebody was quicker: theirs counts
+                os.link(fresh.name, file)
+    secret = file.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise UserError(f"{file} is damaged. Remove it: a new one is made, and links handed out so far end.")
+    return secret
 
 
 def make_token(secret: bytes, *, completion_id: str, choice: int, lifetime: timedelta) -> tuple[str, RatingLink]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ from flywheel.database import now
 from flywheel.errors import FlywheelError, UnavailableError
 from flywheel.interactions import Choice
 from serving.appliance import Appliance
-from serving.choices import streamed_choices, whole_choices, words_of
+from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
-from serving.engine import Engine, LostEngineError, error_text, read_json
+from serving.engine import Engine, LostAdapterError, LostEngineError, error_text, read_json
 from serving.protocol import RequestError
 from serving.turn import Turn
 
@@ -48,7 +48,7 @@ class Relay:
         self.error: str | None = None
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
-        self._kept: list[bytes] = []
+        self._kept = StreamedChoices()
         self._rest = b""
         self._engines_name = b'"model":' + orjson.dumps(turn.target.adapter)
         self._our_name = (
@@ -67,7 +67,7 @@ class Relay:
             return b""
         self._rest = data[cut:]
         events = data[:cut].replace(self._engines_name, self._our_name)
-        self._kept.append(events)
+        self._kept.keep(events)
         if not any(mark in events for mark in NOT_PLAIN):
             return events
         return b"".join(self._inspect(event) for event in events.split(b"\n\n") if event)
@@ -103,14 +103,15 @@ class Relay:
         return url_citations(self.turn.passages, words_of(self.choices(), index))
 
     def choices(self) -> list[Choice]:
-        """What was relayed so far. Parses the kept events: call it once, at the end."""
-        return streamed_choices(b"".join(self._kept))
+        """What was relayed so far."""
+        return self._kept.so_far()
 
 
 async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row.
 
-    A replica that does not answer, or has lost the adapter, is passed over once for another one that is ready.
+    A replica whose connection fails, or that has lost the adapter, is passed over once for another one that is ready.
+    Where there is no other the connection is tried once more: an idle one may just have been closed.
     """
     engine = appliance.engines.engine_for(turn.target.adapter)
     committed = appliance.writer.submit(turn.asked_write())
@@ -118,9 +119,11 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     await committed
     try:
         await _ask(appliance, turn, engine, emit)
-    except LostEngineError:
-        appliance.engines.lose(engine, turn.target.adapter)
-        await _ask(appliance, turn, appliance.engines.engine_for(turn.target.adapter), emit)
+    except LostEngineError as lost:
+        other = appliance.engines.instead_of(engine, turn.target.adapter)
+        if other is None and isinstance(lost, LostAdapterError):
+            raise
+        await _ask(appliance, turn, other or engine, emit)
 
 
 async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:
@@ -147,13 +150,19 @@ async def _relay(appliance: Appliance, turn: Turn, response: aiohttp.ClientRespo
                 await emit(ready)
             if turn.kept and time.monotonic() - saved > SAVE_SECONDS:
                 saved = time.monotonic()
-                appliance.writer.submit(turn.partial_write(relay.choices()), closing=True).add_done_callback(note_lost)
+                _save(appliance, turn, relay)
     if relay.error is not None:
         raise UnavailableError(f"The engine failed in the middle of the answer: {relay.error}.")
     if not relay.done or relay.finish_reason is None:
         raise UnavailableError("The engine broke off in the middle of the answer.")
     await _finish(appliance, turn, relay.choices(), relay.usage)
     await emit(DONE)
+
+
+def _save(appliance: Appliance, turn: Turn, relay: Relay) -> None:
+    """Keep the words so far, unless the writer has enough to do: the whole answer comes later anyway."""
+    with suppress(UnavailableError):
+        appliance.writer.submit(turn.partial_write(relay.choices())).add_done_callback(note_lost)
 
 
 @dataclass
@@ -215,5 +224,5 @@ def refusal(status: int, raw: bytes) -> FlywheelError:
     if status in (400, 422):
         error = answer.get("error")
         return RequestError(error_text(answer), param=error.get("param") if isinstance(error, dict) else None)
-    kind = LostEngineError if status == 404 else UnavailableError  # 404: it has lost the adapter
+    kind = LostAdapterError if status == 404 else UnavailableError  # 404: it has lost the adapter
     return kind(f"The engine did not answer ({status}): {error_text(answer)}.")

@@ -19,7 +19,7 @@ from flywheel.interactions import KEPT, OPEN, WITHHELD, Choice, Interaction, Pas
 from flywheel.messages import Message, conversation_key
 from flywheel.pairs import Candidate
 from flywheel.settings import Settings
-from serving.choices import words_of, worth_keeping_whole
+from serving.choices import length_of, words_of, worth_keeping_whole
 from serving.live import LiveAliases, Target
 from serving.protocol import ChatBody, RequestError
 from serving.writer import Write
@@ -28,7 +28,8 @@ INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
 CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]
 ASK = insert(INTERACTION)
 OFFER = insert(CANDIDATE)
-CLOSING = ("passages", "answer", "choices", "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
+WORDS = ("passages", "answer", "answer_words", "choices")
+CLOSING = (*WORDS, "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
 CLOSE = (
     update(INTERACTION)
     .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
@@ -169,7 +170,9 @@ class Turn:
         """
         whole: dict[str, Any] = {**values, "status": status, "passages": [], "finish_reason": None}
         if choices:
-            whole["finish_reason"] = choices[0].finish_reason
+            whole["finish_reason"], whole["answer_words"] = choices[0].finish_reason, length_of(choices)
+        if not self.kept and whole.get("error"):
+            whole["error"] = "It failed; store=false, so the reason, which may hold words, is not kept."
         if self.kept:
             whole["passages"] = self.passages
             whole["answer"] = storable(words_of(choices)) if choices else None
@@ -203,9 +206,9 @@ def storable(text: str) -> str:
 
 def open_turn(body: dict[str, Any], view: ChatBody, *, request_id: str, live: LiveAliases, settings: Settings) -> Turn:
     """Find out who speaks and for whom. Raises NotFoundError or UnavailableError before anything is done."""
-    user = view.user or view.safety_identifier or None
-    named = (view.metadata or {}).get("conversation_id")
-    conversation = str(named) if named else conversation_key(view.messages, user=user)
+    user = storable(view.user or view.safety_identifier or "") or None
+    named = storable(str((view.metadata or {}).get("conversation_id") or ""))
+    conversation = named or conversation_key(view.messages, user=user)
     unit = user or conversation
     return Turn(
         request_id=request_id,

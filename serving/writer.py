@@ -109,7 +109,7 @@ class RecordWriter:
                 connection.begin(),
             ):
                 self.rows += _execute(connection, [write for submission in group for write in submission.writes])
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: text that no database can encode
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
             return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")

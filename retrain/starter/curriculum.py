@@ -55,7 +55,7 @@ class Course:
             self.phase = "mixed" if share > FACTS_SHARE else "facts"
 
     def widen(self, share: float, right: float) -> None:
-        """A wider world for those who answer well, and for everybody once half of the time has passed."""
+        """A wider world for those who answer well, and for everybody once much of the time has passed."""
         step = WIDEN_STEP * sum(right > limit for limit in WIDEN_ABOVE)
         step += WIDEN_ANYWAY_STEP if share > WIDEN_ANYWAY_SHARE else 0.0
         self.width = min(1.0, self.width + step)

@@ -24,6 +24,7 @@ from retrain.starter.tokenizer import train_tokenizer
 
 TOKENIZER_ROWS = 12_000
 ADVANCE_EVERY = 20
+FEWEST_LAYERS = 3
 
 
 def report(progress: Progress, course: Course, minutes: float, accuracy: str = "") -> None:
@@ -103,6 +104,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--feed-forward", type=int, default=352)
     options = parser.parse_args(arguments)
+    if options.layers < FEWEST_LAYERS:
+        parser.error(f"--layers is at least {FEWEST_LAYERS}: the pointing heads need them")
     torch.set_num_threads(options.threads)
     run(options)
 

@@ -15,9 +15,10 @@ from sqlmodel import Session
 
 from flywheel.database import reading, writing
 from flywheel.erasure import erase_completion
-from flywheel.errors import NotFoundError
-from flywheel.interactions import KEPT, Interaction, completion_body, interaction, stored_completions
+from flywheel.errors import ConflictError, NotFoundError
+from flywheel.interactions import DELETED, KEPT, OPEN, Interaction, interaction, stored_completions
 from serving.appliance import Appliance, appliance_of
+from serving.stored import completion_body
 
 router = APIRouter(tags=["chat"])
 Holder = Annotated[Appliance, Depends(appliance_of)]
@@ -87,10 +88,14 @@ def update_completion(completion_id: str, body: MetadataBody, appliance: Holder)
 
 @router.delete(PATH + "/{completion_id}")
 def delete_completion(completion_id: str, appliance: Holder) -> dict[str, Any]:
-    """Erase its words; the row goes on counting, and never reaches a later dataset version."""
+    """Erase its words, unfinished ones too; the row goes on counting, and never reaches a later dataset version."""
     with writing(appliance.database) as session:
-        row = _stored(session, appliance, completion_id)
-        erase_completion(session, row, actor=row.user or "api")
+        row = interaction(session, completion_id, tenant=appliance.settings.tenant)
+        if row.status == OPEN:
+            raise ConflictError(f"Completion {completion_id!r} is still being answered. Delete it when it is over.")
+        if row.content == DELETED:
+            raise NotFoundError(f"Completion {completion_id!r} was deleted before.")
+        erase_completion(session, row, actor="api")
     return {"object": "chat.completion.deleted", "id": completion_id, "deleted": True}
 
 

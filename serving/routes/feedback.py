@@ -8,11 +8,12 @@ choice among several) is a row and decided preference pairs.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, Field, StrictBool
 from sqlalchemy import Table, insert
+from sqlmodel import Session
 
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UserError
@@ -28,82 +29,116 @@ FEEDBACK: Table = Feedback.__table__  # type: ignore[attr-defined]
 SAY = insert(FEEDBACK)
 
 
+def _whole_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text holds a NUL character, which cannot be stored")
+    return text
+
+
+def _text(longest: int) -> Any:
+    """Text that every database can hold. A length limit also makes pydantic refuse broken Unicode."""
+    return Annotated[str, Field(min_length=1, max_length=longest), AfterValidator(_whole_text)]
+
+
+Name, Comment, Correction = _text(256), _text(20_000), _text(100_000)
+
+
 class FeedbackBody(BaseModel):
-    completion_id: str
-    name: str = Field(default=RATING, min_length=1, max_length=64)
+    completion_id: Name
+    name: Name = RATING
     value: StrictBool | float | None = None
-    comment: str | None = Field(default=None, max_length=20_000)
-    correction: str | None = Field(default=None, max_length=100_000)
-    choice: int = Field(default=0, ge=0)
-    user: str | None = None
-    source: str = "user"
-    actor: str | None = None
-    id: str | None = Field(default=None, min_length=1, max_length=128)
+    comment: Comment | None = None
+    correction: Correction | None = None
+    choice: int = Field(default=0, ge=0, le=1000)
+    user: Name | None = None
+    source: Name = "user"
+    actor: Name | None = None
+    id: Name | None = None
     """The client's own id of this feedback: sent again, it is the same."""
+
+
+class Said(NamedTuple):
+    """The rows that a request makes, and which of them are new."""
+
+    kept: list[Feedback]
+    new: list[Feedback]
 
 
 @router.post("/v1/feedback")
 async def give_feedback(body: FeedbackBody, appliance: Holder) -> dict[str, Any]:
     """Store what was said. 404 when no such completion is known here, 409 when `id` was used for something else."""
-    said, known = await asyncio.to_thread(_rows, appliance, body)
-    new = [row for row in said if not any(_same(row, other) for other in known)]
-    if new and body.name == PICK:
-        await asyncio.to_thread(_pick, appliance, body, new)
-    elif new:
-        await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in new))
-    kept = [next((other for other in known if _same(row, other)), row) for row in said]
-    return {
-        "object": "feedback",
-        **kept[0].model_dump(exclude={"tenant"}),
-        "ids": [row.id for row in kept],
-    }
+    if body.name == PICK:
+        said = await asyncio.to_thread(_pick, appliance, body)
+    else:
+        said = await asyncio.to_thread(_read, appliance, body)
+        if said.new:
+            await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in said.new))
+    return {"object": "feedback", **said.kept[0].model_dump(exclude={"tenant"}), "ids": [row.id for row in said.kept]}
 
 
-def _pick(appliance: Appliance, body: FeedbackBody, new: list[Feedback]) -> None:
-    with writing(appliance.database) as session:
-        about = interaction(session, body.completion_id, tenant=appliance.settings.tenant)
-        session.add_all(new)
-        add_picked(session, about, choice=body.choice, reviewer=new[0].actor or "anonymous")
-
-
-def _rows(appliance: Appliance, body: FeedbackBody) -> tuple[list[Feedback], list[Feedback]]:
-    """The rows this request makes, and what counts so far for the same actor or under the same id."""
-    about = rateable(appliance, body.completion_id, choice=body.choice)
+def _read(appliance: Appliance, body: FeedbackBody) -> Said:
     with reading(appliance.database) as session:
-        history = feedback_history(session, body.completion_id)
-    actor = body.actor or body.user or about.user
-    value = True if body.name == PICK and body.value is None else body.value
-    parts: list[tuple[str, bool | float | None, str | None]] = []
+        about = rateable(session, appliance, body.completion_id, choice=body.choice)
+        return _said(session, about, body)
+
+
+def _pick(appliance: Appliance, body: FeedbackBody) -> Said:
+    """In one transaction, and one pick of a completion after another: each looks at what the last one left."""
+    if body.value not in (None, True):
+        raise UserError("A pick says which choice is best: its value is true, or left out.")
+    with writing(appliance.database) as session:
+        rateable(session, appliance, body.completion_id, choice=body.choice)
+        about = session.get_one(Interaction, body.completion_id, with_for_update=True)
+        said = _said(session, about, body)
+        session.add_all(said.new)
+        if said.new:
+            add_picked(session, about, choice=body.choice, reviewer=said.new[0].actor or "anonymous")
+    return said
+
+
+def _said(session: Session, about: Interaction, body: FeedbackBody) -> Said:
+    history = feedback_history(session, about.id)
+    rows = _rows(about, body)
+    newest = {(row.name, None if row.name == PICK else row.choice, row.actor): row for row in history}
+    under_id = [row for row in history if row.key is not None and row.key == body.id]
+    if any(not any(_same(row, other) for row in rows) for other in under_id):
+        raise ConflictError(f"Feedback id {body.id!r} was used for something else on this completion. Use a new one.")
+    known = [*newest.values(), *under_id]
+    kept = [next((other for other in known if _same(row, other)), row) for row in rows]
+    return Said(kept, [row for row in kept if row in rows])
+
+
+def _rows(about: Interaction, body: FeedbackBody) -> list[Feedback]:
+    """One row for each thing that the request says."""
+    value = True if body.name == PICK else body.value
+    texts = [(name, text) for name, text in (("comment", body.comment), ("correction", body.correction)) if text]
+    if texts and about.content != KEPT:
+        raise UserError("No words are kept of this completion (store=false, or deleted), so none about it either.")
+    parts: list[tuple[str, bool | float | None, str | None]] = [(name, None, text) for name, text in texts]
     if value is not None:
-        parts.append((body.name, value, None))
-    parts += [(name, None, text) for name, text in (("comment", body.comment), ("correction", body.correction)) if text]
+        parts.insert(0, (body.name, value, None))
     if not parts:
         raise UserError("Feedback needs a value, a comment or a correction.")
-    said = [
+    rows = [
         new_feedback(
             tenant=about.tenant,
-            completion_id=body.completion_id,
+            completion_id=about.id,
             name=name,
             value=value,
             text=text,
             source=body.source,
-            actor=actor,
+            actor=body.actor or body.user or about.user,
         )
         for name, value, text in parts
     ]
-    for row in said:
+    for row in rows:
         row.choice, row.key = body.choice, body.id
-    newest = {(row.name, row.choice, row.actor): row for row in history}
-    under_id = [row for row in history if row.key is not None and row.key == body.id]
-    if any(not any(_same(row, other) for row in said) for other in under_id):
-        raise ConflictError(f"Feedback id {body.id!r} was used for something else on this completion. Use a new one.")
-    return said, [*newest.values(), *under_id]
+    return rows
 
 
-def rateable(appliance: Appliance, completion_id: str, *, choice: int) -> Interaction:
+def rateable(session: Session, appliance: Appliance, completion_id: str, *, choice: int) -> Interaction:
     """The completion, once it is sure that it has the choice. Raises NotFoundError and UserError."""
-    with reading(appliance.database) as session:
-        about = interaction(session, completion_id, tenant=appliance.settings.tenant)
+    about = interaction(session, completion_id, tenant=appliance.settings.tenant)
     choices = max(1, len(choices_of(about))) if about.content == KEPT else choice + 1
     if choice >= choices:
         raise UserError(f"choice {choice} does not exist: completion {about.id} has {choices}, from 0 on.")

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
+from flywheel.database import reading
 from flywheel.errors import FlywheelError
 from serving.appliance import Appliance, appliance_of
 from serving.rating_links import RatingLink, link_secret, make_token, read_token
@@ -39,7 +40,8 @@ class LinkBody(BaseModel):
 @router.post("/v1/feedback/links")
 def make_link(body: LinkBody, request: Request, appliance: Holder) -> dict[str, Any]:
     """An address for one completion. 404 when it is not known here."""
-    rateable(appliance, body.completion_id, choice=body.choice)
+    with reading(appliance.database) as session:
+        rateable(session, appliance, body.completion_id, choice=body.choice)
     token, link = make_token(
         link_secret(appliance.settings.home),
         completion_id=body.completion_id,

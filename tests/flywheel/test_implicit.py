@@ -46,7 +46,7 @@ def test_question_in_nearly_the_same_words_is_a_reask() -> None:
 
 
 def test_answer_sent_back_changed_is_an_edit_by_the_share_that_changed() -> None:
-    assert found(then("Fine.", ANSWER.replace("12", "13")))["edit"] == pytest.approx(1 / len(ANSWER), abs=0.01)
+    assert found(then("Fine.", ANSWER.replace("12", "13")))["edit"] == pytest.approx(1 / 16)
     assert "edit" not in found(then("Fine."))
     assert "edit" not in found(then("Fine.", "Something else altogether, from another place."))
 

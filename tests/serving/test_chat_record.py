@@ -92,7 +92,7 @@ def test_words_so_far_are_on_disk_while_the_answer_still_runs(api: httpx.Client,
                 break
     assert status == "asked"
     assert kept
-    assert said.startswith(kept)
+    assert said.startswith(kept) or kept.startswith(said)  # this client may read behind
 
 
 def test_asking_the_same_again_is_seen_without_being_told(api: httpx.Client, client: Any) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serving.choices import streamed_choices, whole_choices, words_of, worth_keeping_whole
+from flywheel.interactions import Choice
+from serving.choices import StreamedChoices, length_of, whole_choices, words_of, worth_keeping_whole
 
 
 def events(*choices: dict[str, Any]) -> bytes:
     chunks = [{"choices": [choice]} for choice in choices]
     return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def streamed(raw: bytes) -> list[Choice]:
+    """Kept and asked for after every event, as a long answer is."""
+    found, choices = StreamedChoices(), []
+    for event in raw.split(b"\n\n"):
+        found.keep(event + b"\n\n")
+        choices = found.so_far()
+    return choices
 
 
 def call(**piece: Any) -> dict[str, Any]:
@@ -24,7 +34,7 @@ def test_choices_that_come_in_turns_are_told_apart() -> None:
         {"index": 1, "delta": {"content": "B"}, "finish_reason": "length"},
         {"index": 0, "delta": {"content": "A"}, "finish_reason": "stop"},
     )
-    found = streamed_choices(raw)
+    found = streamed(raw)
     assert [(c.index, words_of(found, c.index), c.finish_reason) for c in found] == [
         (0, "aA", "stop"),
         (1, "bB", "length"),
@@ -40,11 +50,12 @@ def test_tool_call_is_joined_from_its_pieces() -> None:
         call(index=0, function={"arguments": '"x"}'}),
         {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
     )
-    [choice] = streamed_choices(raw)
+    [choice] = streamed(raw)
     calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in choice.message["tool_calls"]]
     assert calls == [("call_1", "find", '{"q": "x"}'), ("call_2", "count", "{}")]
     assert (words_of([choice]), choice.finish_reason) == ("", "tool_calls")
     assert worth_keeping_whole([choice])
+    assert length_of([choice]) == 2
 
 
 def test_plain_words_of_one_choice_are_not_kept_twice() -> None:

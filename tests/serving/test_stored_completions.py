@@ -55,17 +55,31 @@ def test_pick_of_a_choice_is_a_preference_pair_at_once(api: httpx.Client, served
         body = {"completion_id": two.id, "name": "pick", "choice": choice, "user": "ann"}
         return api.post("/v1/feedback", json=body)
 
-    assert pick(1).status_code == 200
-    assert pick(1).status_code == 200
-    assert pick(0).status_code == 200
+    assert [pick(choice).status_code for choice in (1, 1, 0, 1, 0)] == [200] * 5
     with Session(served.database) as session:
         query = select(PreferencePair).where(PreferencePair.completion_id == two.id)
         pairs = list(session.exec(query.order_by(col(PreferencePair.id))))
         judgments = list(session.exec(select(Judgment).where(col(Judgment.pair_id).in_([pair.id for pair in pairs]))))
-    assert [pair.state for pair in pairs] == ["dropped", "decided"]
-    chosen = {"a": pairs[1].a, "b": pairs[1].b}[pairs[1].chosen or ""]
+    assert [pair.state for pair in pairs] == ["dropped", "dropped", "dropped", "decided"]
+    chosen = {"a": pairs[-1].a, "b": pairs[-1].b}[pairs[-1].chosen or ""]
     assert chosen == two.choices[0].message.content
     assert {(row.reviewer, row.source) for row in judgments} == {("ann", "person")}
+
+
+def test_pick_of_the_worst_is_no_pick(api: httpx.Client, two: Any) -> None:
+    body = {"completion_id": two.id, "name": "pick", "choice": 1, "value": False}
+    assert api.post("/v1/feedback", json=body).status_code == 400
+
+
+@pytest.mark.parametrize("field", ["user", "actor", "comment", "name"])
+@pytest.mark.parametrize("text", ["x\\ud800", "x\\u0000"])
+def test_text_that_cannot_be_stored_is_refused_and_harms_nobody(
+    api: httpx.Client, two: Any, field: str, text: str
+) -> None:
+    raw = f'{{"completion_id": "{two.id}", "value": true, "{field}": "{text}"}}'
+    refused = api.post("/v1/feedback", content=raw, headers={"content-type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
+    assert api.post("/v1/feedback", json={"completion_id": two.id, "value": True}).status_code == 200
 
 
 def test_choice_that_does_not_exist_cannot_be_rated(api: httpx.Client, two: Any) -> None:
@@ -112,6 +126,9 @@ def test_deleted_completion_leaves_no_words_and_no_pair(
     row = row_of(served, two.id)
     assert (row.content, row.answer, row.messages, row.choices) == ("deleted", None, [], None)
     assert row.completion_tokens
+    assert row.answer_words
+    again = api.delete(f"/v1/chat/completions/{two.id}")
+    assert again.status_code == 404
     with Session(served.database) as session:
         assert not session.exec(select(PreferencePair).where(PreferencePair.completion_id == two.id)).all()
     said = api.get(f"/v1/interactions/{two.id}").json()["feedback"]
@@ -119,13 +136,20 @@ def test_deleted_completion_leaves_no_words_and_no_pair(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_store_false_keeps_counters_only(client: openai.OpenAI, served: Served, stream: bool) -> None:
+def test_store_false_keeps_counters_only(
+    client: openai.OpenAI, api: httpx.Client, served: Served, stream: bool
+) -> None:
     done: Any = client.chat.completions.create(**PLAIN, store=False, stream=stream, metadata={"who": "me"})
     completion_id = [chunk.id for chunk in done][-1] if stream else done.id
     row = row_of(served, completion_id)
     assert (row.content, row.messages, row.prompt, row.answer, row.client_metadata) == ("withheld", [], None, None, {})
     assert (row.status, row.parameters, row.choices) == ("finished", {}, None)
     assert row.completion_tokens
-    assert completion_id not in [stored.id for stored in client.chat.completions.list(limit=100)]
+    assert row.answer_words is not None
+    newest = client.chat.completions.list(limit=100, order="desc").data
+    assert completion_id not in [stored.id for stored in newest]
+    said = api.post("/v1/feedback", json={"completion_id": completion_id, "value": True, "comment": "I live in Rome."})
+    assert said.status_code == 400
+    assert api.post("/v1/feedback", json={"completion_id": completion_id, "value": True}).status_code == 200
     with pytest.raises(openai.NotFoundError, match="not stored"):
         client.chat.completions.retrieve(completion_id)
