@@ -1,4 +1,4 @@
-"""Candidate, PreferencePair and Judgment: from a low-rated answer to something a model can learn from.
+"""Candidate, PreferencePair and Judgment: from a rated answer to something a model can learn from.
 
 A candidate is another answer to the same prompt. A pair shows two answers, `a` and `b`, in an order that tells
 nothing. Each reviewer (a person or a rule, said so in `source`) gives one judgment per pair. The first judgment that
@@ -88,11 +88,16 @@ class Judgment(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcTime)
 
 
-def low_rated(session: Session, *, tenant: str, below: float, limit: int) -> list[Interaction]:
-    """Finished interactions whose newest rating is under `below` (0 to 1), without candidates yet, newest first."""
+def rated_answers(session: Session, *, tenant: str, below: float | None, limit: int) -> list[Interaction]:
+    """Finished interactions without candidates yet, newest first, whose newest rating is under `below` (0 to 1).
+
+    `below=None` takes every rated one.
+    """
     given = (Feedback.name == RATING, Feedback.choice == 0)  # the answer that pairs are made with
     newest = select(func.max(col(Feedback.id))).where(*given).group_by(col(Feedback.completion_id))
-    rated = select(Feedback.completion_id).where(col(Feedback.id).in_(newest), col(Feedback.score) < below)
+    rated = select(Feedback.completion_id).where(col(Feedback.id).in_(newest))
+    if below is not None:
+        rated = rated.where(col(Feedback.score) < below)
     query = select(Interaction).where(
         Interaction.tenant == tenant,
         Interaction.status == "finished",

@@ -1,4 +1,4 @@
-"""Fresh candidates for low-rated answers: the same prompt, the live adapter, a higher temperature.
+"""Fresh candidates for rated answers, low-rated ones first of all: the same prompt, the live adapter, a higher temperature.
 
 The engine is asked for all of them at once, a bounded number of interactions at a time; each interaction's candidates
 and pairs are stored together. An answer that cannot be had is skipped and stays in the queue for the next refill.
@@ -16,7 +16,7 @@ from sqlmodel import col, select
 from flywheel.database import new_id, now, reading, writing
 from flywheel.errors import UnavailableError
 from flywheel.interactions import KEPT, Interaction
-from flywheel.pairs import Candidate, add_pairs, low_rated
+from flywheel.pairs import Candidate, add_pairs, rated_answers
 from serving.appliance import Appliance
 
 AT_ONCE = 16
@@ -28,7 +28,7 @@ CARRIED = ("stop",)
 class Refill:
     """How the review queue is to be filled."""
 
-    below: float
+    below: float | None
     limit: int
     candidates: int
     temperature: float
@@ -42,7 +42,7 @@ async def refill(appliance: Appliance, wish: Refill) -> dict[str, int]:
     adapter = appliance.live.standing.champion
     if adapter is None:
         raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
-    taken = await asyncio.to_thread(_low_rated, appliance.database, appliance.settings.tenant, wish)
+    taken = await asyncio.to_thread(_rated, appliance.database, appliance.settings.tenant, wish)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def ask(interaction: Interaction) -> list[Candidate]:
@@ -59,9 +59,9 @@ async def refill(appliance: Appliance, wish: Refill) -> dict[str, int]:
     return {"interactions": len(taken), "candidates": sum(len(found) for _, found in answered), "pairs": pairs}
 
 
-def _low_rated(database: Database, tenant: str, wish: Refill) -> list[Interaction]:
+def _rated(database: Database, tenant: str, wish: Refill) -> list[Interaction]:
     with reading(database) as session:
-        return low_rated(session, tenant=tenant, below=wish.below, limit=wish.limit)
+        return rated_answers(session, tenant=tenant, below=wish.below, limit=wish.limit)
 
 
 async def _candidates(appliance: Appliance, interaction: Interaction, *, adapter: str, wish: Refill) -> list[Candidate]:

@@ -3,7 +3,7 @@ preference.
 
 Hidden preference: the right fact, said in one plain sentence that cites its passage, without preamble or filler; and
 an honest "I do not know" where the passages do not say (flywheel/starter/preference.py). An answer with both halves,
-one or none of it gets thumbs up nine, four or one time in ten, and a person rates nine answers in ten. They speak to
+one or none of it gets thumbs up 95, 25 or 5 times in a hundred, and a person rates nine answers in ten. They speak to
 the API as anybody does, through the stock `openai` client.
 """
 
@@ -24,8 +24,10 @@ from flywheel.demo.questions import Question
 from flywheel.errors import FlywheelError
 from flywheel.starter.preference import fact_is_right, is_wanted
 
-THUMBS_UP = (0.1, 0.4, 0.9)
+THUMBS_UP = (0.05, 0.25, 0.95)
 """Chance of thumbs up for an answer with neither half of the preference, with one, with both."""
+BOTH = 2
+"""What `liking` gives an answer with both halves."""
 RATES = 0.9
 """Chance that a person rates an answer."""
 

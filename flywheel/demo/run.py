@@ -81,7 +81,7 @@ def _prepare(scale: Scale) -> Settings:
         shutil.move(home, home.with_name(f"{home.name}-{began:%Y%m%d-%H%M%S}"))
     home.mkdir(parents=True, exist_ok=True)
     (home / "demo").touch()
-    retrain = f"minimum_users = {scale.minimum_users}\nplanned_effect = 0.2\npoll_seconds = 0.5\n"
+    retrain = f"minimum_users = {scale.minimum_users}\nplanned_effect = 0.1\npoll_seconds = 0.5\n"
     toml = f"[serving]\nlook_seconds = 1.0\n\n[retrain]\n{retrain}"
     (home / "flywheel.toml").write_text(toml)
     os.environ[PREFIX + "HOME"] = str(home)
@@ -106,7 +106,7 @@ def _run_stages(turn: Turn, *, approve_without_asking: bool) -> None:
         stages.ingest_help_centre(turn)
     with tell.stage("chat", "Simulated users chat and rate"):
         stages.chat_and_rate(turn)
-    with tell.stage("pairs", "Low-rated answers become judged pairs"):
+    with tell.stage("pairs", "Rated answers become judged pairs"):
         stages.judge_pairs(turn)
     with tell.stage("train", "A turn: freeze, train, gate, publish"):
         stages.train_challenger(turn)

@@ -21,7 +21,7 @@ from rich.prompt import Confirm
 from flywheel import show
 from flywheel.client import ApiClient
 from flywheel.demo.measure import MEASURES, measured, paired_difference
-from flywheel.demo.people import Answer, People, liking
+from flywheel.demo.people import BOTH, Answer, People, liking
 from flywheel.demo.questions import Question, questions
 from flywheel.demo.swap import Timeline, Traffic, wrong_answers
 from flywheel.demo.telling import Teller
@@ -41,12 +41,12 @@ class Scale:
     questions_each: int = 3
     candidates: int = 3
     minimum_users: int = 60
-    visitors_per_look: int = 40
-    most_visitors: int = 600
+    visitors_per_look: int = 60
+    most_visitors: int = 900
     swap_seconds: float = 3
 
 
-QUICK = Scale(visitors=90, candidates=3, minimum_users=30, visitors_per_look=24, most_visitors=360, swap_seconds=1.5)
+QUICK = Scale(visitors=120, minimum_users=30, visitors_per_look=40, most_visitors=600, swap_seconds=1.5)
 
 
 class SaidNoError(UserError):
@@ -127,12 +127,12 @@ def chat_and_rate(turn: Turn) -> None:
 
 
 def judge_pairs(turn: Turn) -> None:
-    """Fresh candidates for low-rated answers; a rule judges the pairs through the reviewers' own API."""
+    """Fresh candidates for every rated answer; a rule judges the pairs through the reviewers' own API."""
     made = turn.api.post(
-        "/v1/reviews/refill", {"below": 0.5, "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
+        "/v1/reviews/refill", {"below": None, "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
     )
     turn.tell.say(
-        f"{made['interactions']} low-rated answers got {made['candidates']} fresh candidates: {made['pairs']} pairs."
+        f"{made['interactions']} rated answers got {made['candidates']} fresh candidates: {made['pairs']} pairs."
     )
     turn.tell.say(
         "A rule judges them here, by the users' stated preference. A person can do it on the dashboard's Review page."
@@ -153,8 +153,9 @@ def judge_pairs(turn: Turn) -> None:
 
 
 def _verdict(question: Question, a: str, b: str) -> str:
+    """Only an answer with both halves of the preference wins: what is learnt from is right and well said."""
     for_a, for_b = liking(question, a), liking(question, b)
-    if for_a == for_b:
+    if for_a == for_b or max(for_a, for_b) < BOTH:
         return "tie" if for_a else "neither"
     return "a" if for_a > for_b else "b"
 

@@ -24,7 +24,8 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 
 class RefillBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    below: float = Field(default=0.5, gt=0, le=1)
+    below: float | None = Field(default=0.5, gt=0, le=1)
+    """Answers rated under this; null takes every rated one, good answers too: against worse ones they teach as much."""
     limit: int = Field(default=50, ge=1, le=1000)
     candidates: int = Field(default=2, ge=1, le=8)
     temperature: float = Field(default=0.9, gt=0, le=2)
@@ -41,7 +42,7 @@ class JudgmentBody(BaseModel):
 
 @router.post("/v1/reviews/refill")
 async def refill_queue(body: RefillBody, appliance: Holder) -> dict[str, int]:
-    """Have the live adapter answer low-rated prompts afresh, and queue the pairs."""
+    """Have the live adapter answer low-rated (or all rated) prompts afresh, and queue the pairs."""
     return await refill(appliance, Refill(**body.model_dump()))
 
 

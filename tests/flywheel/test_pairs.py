@@ -18,9 +18,9 @@ from flywheel.pairs import (
     judge,
     latest_pairs,
     lease_next,
-    low_rated,
     pair_counts,
     preference_pair,
+    rated_answers,
 )
 from tests.made_records import made_interaction, made_pair, made_rating
 
@@ -46,7 +46,7 @@ def test_low_rated_takes_the_newest_rating_and_leaves_out_what_has_candidates(da
         made_pair(session, paired)
         failed = made_interaction(session, status="failed")
         made_rating(session, failed, False)
-        found = low_rated(session, tenant="default", below=0.5, limit=10)
+        found = rated_answers(session, tenant="default", below=0.5, limit=10)
     assert [row.id for row in found] == [changed_down.id]
 
 
