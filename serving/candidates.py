@@ -1,4 +1,4 @@
-"""Fresh candidates for rated answers, low-rated ones first of all: the same prompt, the live adapter, a higher temperature.
+"""Fresh candidates for rated answers: the same prompt, the live adapter, a higher temperature.
 
 The engine is asked for all of them at once, a bounded number of interactions at a time; each interaction's candidates
 and pairs are stored together. An answer that cannot be had is skipped and stays in the queue for the next refill.
