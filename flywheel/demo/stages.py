@@ -39,7 +39,7 @@ class Scale:
 
     visitors: int = 160
     questions_each: int = 3
-    candidates: int = 3
+    candidates: int = 2
     minimum_users: int = 60
     visitors_per_look: int = 60
     most_visitors: int = 900
@@ -129,7 +129,7 @@ def chat_and_rate(turn: Turn) -> None:
 def judge_pairs(turn: Turn) -> None:
     """Fresh candidates for every rated answer; a rule judges the pairs through the reviewers' own API."""
     made = turn.api.post(
-        "/v1/reviews/refill", {"below": None, "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
+        "/v1/reviews/refill", {"rated": "any", "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
     )
     turn.tell.say(
         f"{made['interactions']} rated answers got {made['candidates']} fresh candidates: {made['pairs']} pairs."

@@ -6,7 +6,7 @@ that reviewer for five minutes.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,10 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 
 class RefillBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    below: float | None = Field(default=0.5, gt=0, le=1)
-    """Answers rated under this; null takes every rated one, good answers too: against worse ones they teach as much."""
+    rated: Literal["low", "any"] = "low"
+    """`any` takes well rated answers too: against worse ones they teach as much."""
+    below: float = Field(default=0.5, gt=0, le=1)
+    """What a low rating is."""
     limit: int = Field(default=50, ge=1, le=1000)
     candidates: int = Field(default=2, ge=1, le=8)
     temperature: float = Field(default=0.9, gt=0, le=2)
@@ -43,7 +45,8 @@ class JudgmentBody(BaseModel):
 @router.post("/v1/reviews/refill")
 async def refill_queue(body: RefillBody, appliance: Holder) -> dict[str, int]:
     """Have the live adapter answer low-rated (or all rated) prompts afresh, and queue the pairs."""
-    return await refill(appliance, Refill(**body.model_dump()))
+    below = body.below if body.rated == "low" else None
+    return await refill(appliance, Refill(below, body.limit, body.candidates, body.temperature))
 
 
 @router.get("/v1/reviews/next")
