@@ -52,9 +52,10 @@ def train_tokenizer(texts: Sequence[str]) -> Qwen2Tokenizer:
         if piece.startswith(SPACE) and piece.removeprefix(SPACE) in learnt["vocab"]
     )
     frequent = [piece for piece, _ in whole.most_common(VOCABULARY - WITHOUT_SPACES)]
+    merges = [tuple(pair) for pair in learnt["merges"]] + [(SPACE, piece.removeprefix(SPACE)) for piece in frequent]
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"] | {piece: WITHOUT_SPACES + place for place, piece in enumerate(frequent)},
-        merges=[tuple(pair) for pair in learnt["merges"]] + [(SPACE, p.removeprefix(SPACE)) for p in frequent],
+        merges=merges,  # type: ignore[arg-type]  # pairs are what `tokenizers` takes; the annotation is older
         pad_token=PAD, eos_token=END, model_max_length=2048, clean_up_tokenization_spaces=False,
     )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": [START]})

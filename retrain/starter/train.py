@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     random, out = Random(options.seed), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     starter, tokenizer = begin(options, random)
-    starter.float().train()
+    starter.to(torch.float32).train()  # type: ignore[arg-type]
     starter.set_attn_implementation("eager")
     course = Course("facts" if options.start else "copying", options.width)
     tools, progress = optimizers(starter), Progress()

@@ -35,12 +35,10 @@ def _whole_text(text: str) -> str:
     return text
 
 
-def _text(longest: int) -> Any:
-    """Text that every database can hold. A length limit also makes pydantic refuse broken Unicode."""
-    return Annotated[str, Field(min_length=1, max_length=longest), AfterValidator(_whole_text)]
-
-
-Name, Comment, Correction = _text(256), _text(20_000), _text(100_000)
+# Text that every database can hold: a length limit also makes pydantic refuse broken Unicode.
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_whole_text)]
+Comment = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(_whole_text)]
+Correction = Annotated[str, Field(min_length=1, max_length=100_000), AfterValidator(_whole_text)]
 
 
 class FeedbackBody(BaseModel):

@@ -59,7 +59,13 @@ def test_tool_call_is_joined_from_its_pieces() -> None:
 
 
 def test_plain_words_of_one_choice_are_not_kept_twice() -> None:
-    message = {"role": "assistant", "content": "Hello.", "refusal": None, "annotations": [], "tool_calls": []}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Hello.",
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": [],
+    }
     assert not worth_keeping_whole(
         whole_choices({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
     )

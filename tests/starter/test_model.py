@@ -64,7 +64,7 @@ def test_answer_points_into_its_passage(tokenizer: Qwen2Tokenizer) -> None:
     for _ in range(20):
         row = encode_turns(tokenizer, lessons.many_questions(random))
         for token, place in zip(row.tokens, row.source, strict=True):
-            words = (tokenizer.decode([token]).strip(), tokenizer.decode([row.tokens[place]]).strip())
+            words = [str(tokenizer.decode([number])).strip() for number in (token, row.tokens[place])]
             assert place < 0 or words[0] == words[1]
             seen += place >= 0
         assert all(place < 0 or "." in tokenizer.decode(row.tokens[place : place + 3]) for place in row.anchor)
