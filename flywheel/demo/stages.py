@@ -128,9 +128,8 @@ def chat_and_rate(turn: Turn) -> None:
 
 def judge_pairs(turn: Turn) -> None:
     """Fresh candidates for every rated answer; a rule judges the pairs through the reviewers' own API."""
-    made = turn.api.post(
-        "/v1/reviews/refill", {"rated": "any", "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
-    )
+    wish = {"rated": "any", "limit": 1000, "candidates": turn.scale.candidates, "temperature": 0.9}
+    made = turn.api.post("/v1/reviews/refill", wish)
     turn.tell.say(
         f"{made['interactions']} rated answers got {made['candidates']} fresh candidates: {made['pairs']} pairs."
     )

@@ -146,7 +146,7 @@ def test_own_request_id_comes_back_and_a_hostile_one_does_not(api: httpx.Client)
 def test_unknown_path_and_method_have_openais_shape(api: httpx.Client) -> None:
     missing = api.get("/v1/nothing-here")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
-    wrong = api.get("/v1/chat/completions")
+    wrong = api.put("/v1/chat/completions")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
