@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flywheel.base_model import base_model_hash
 from flywheel.database import open_database
 from flywheel.errors import UserError
-from flywheel.parts import appliance_parts, engine_command
+from flywheel.parts import appliance_parts, cpu_engine_installed, engine_command
 from flywheel.processes import answers, port_is_free
 from flywheel.settings import Settings, settings_file
 
@@ -141,7 +141,7 @@ def _base_model(settings: Settings) -> Finding:
 
 def _engine_flags(settings: Settings) -> Finding:
     try:
-        return Finding("engine flags", True, " ".join(engine_command(settings)[3:]))
+        return Finding("engine flags", True, " ".join(engine_command(settings, cpu=cpu_engine_installed())[3:]))
     except UserError:
         return Finding("engine flags", False, "unknown without a base model", "Mend base_model first.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import urlsplit
 
 from flywheel.base_model import resolve_base_model
@@ -19,14 +20,25 @@ ENGINE_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     "HF_HUB_OFFLINE": "1",
 }
+CPU_ENGINE_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""The first lets the "uni" executor stand. Without the second vLLM pins its threads to cores that others need, too."""
 ENGINE_MODEL_NAME = "base"
 """The bare base model's name in the engine. Nobody asks for it: "no adapter" is the identity adapter."""
 
 
-def engine_command(settings: Settings) -> list[str]:
-    """How vLLM is started; works for the `vllm` and the `vllm-cpu` distribution alike."""
+def cpu_engine_installed() -> bool:
+    """Whether the engine of this environment is vLLM's CPU build."""
+    try:
+        return bool(distribution("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
+
+
+def engine_command(settings: Settings, *, cpu: bool) -> list[str]:
+    """How vLLM is started, on a CPU or else on GPUs; the operator's own arguments come last and so prevail."""
     engine, address = settings.engine, urlsplit(settings.engine.urls[0])
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(resolve_base_model(settings.base_model_path)), "--served-model-name", ENGINE_MODEL_NAME]
@@ -35,19 +47,20 @@ def engine_command(settings: Settings) -> list[str]:
     command += ["--max-lora-rank", str(engine.max_lora_rank), "--disable-uvicorn-access-log"]
     if engine.max_model_len is not None:
         command += ["--max-model-len", str(engine.max_model_len)]
+    dtype = engine.dtype or ("float32" if cpu and settings.base_model == "starter" else None)
+    command += ["--dtype", dtype] if dtype else []
+    command += ["--distributed-executor-backend", "uni"] if cpu else []
     return command + engine.arguments
 
 
-def engine_environment(settings: Settings) -> dict[str, str]:
-    """vLLM's environment: run-time adapters allowed, nothing phoned home, a small cache on a CPU."""
-    return ENGINE_ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib)} | _cpu_threads(settings)
-
-
-def _cpu_threads(settings: Settings) -> dict[str, str]:
-    """Left to itself vLLM pins its threads to cores that the other processes need, too; what the operator set stays."""
-    found = {"VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")}
+def engine_environment(settings: Settings, *, cpu: bool) -> dict[str, str]:
+    """vLLM's environment: run-time adapters allowed, nothing phoned home; on a CPU a small cache and few threads."""
+    if not cpu:
+        return ENGINE_ENVIRONMENT
+    kept = {name: os.environ.get(name, value) for name, value in CPU_ENGINE_ENVIRONMENT.items()}
     threads = settings.engine.threads or (1 if settings.base_model == "starter" else None)
-    return found | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    limits = {"VLLM_CPU_KVCACHE_SPACE": str(settings.engine.kv_cache_gib)}
+    return ENGINE_ENVIRONMENT | kept | limits | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
 def appliance_parts(settings: Settings) -> list[Part]:
@@ -64,7 +77,8 @@ def appliance_parts(settings: Settings) -> list[Part]:
     if settings.engine.start:
         limit = settings.engine.start_seconds
         parts[0] = Part("api", parts[0].command, parts[0].address, "/readyz", limit + 120, home)
-        command, environment = engine_command(settings), engine_environment(settings)
+        cpu = cpu_engine_installed()
+        command, environment = engine_command(settings, cpu=cpu), engine_environment(settings, cpu=cpu)
         parts.insert(0, Part("engine", command, settings.engine.urls[0], "/health", limit, environment))
     return parts
 

@@ -71,6 +71,8 @@ class EngineSettings(Section):
     """CPU only: memory for the key-value cache."""
     threads: int | None = Field(default=None, ge=1)
     """CPU only. Without it, one for the starter (more would wait for each other), and vLLM's own choice for others."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """Without it, float32 for the starter on a CPU (few have a fast bfloat16), the base model's own for others."""
     start_seconds: float = 240
     """How long a start may take before it counts as failed."""
     arguments: list[str] = []

@@ -19,6 +19,8 @@ from flywheel.errors import UserError
 from flywheel.settings import Settings, load_settings
 from serving.records import open_records
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection (httpx: 5 s), so that no request meets one that is being closed."""
 LAST_ANSWERS_SECONDS = 15
 """`flywheel up` kills what is left after 20 seconds."""
 
@@ -70,6 +72,7 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
         http="httptools",
         lifespan="on",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )
     server = uvicorn.Server(config)

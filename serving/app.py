@@ -75,7 +75,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
     """Everything that runs beside the routes: the writer's thread, the reconcile loop, the loading of the library."""
     writer = RecordWriter(database, limit=settings.serving.writer_queue)
     writer.start()
-    # uvicorn, and so vLLM, closes an idle connection after five seconds
+    # uvicorn, and so vLLM where it was not started by us, closes an idle connection after five seconds
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(connector=connector) as http:
         engines = EnginePool([Engine(url, http) for url in settings.engine.urls])

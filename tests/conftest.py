@@ -60,7 +60,9 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     url = f"http://127.0.0.1:{free_port()}"
     settings = load_settings(base_model=str(STARTER), engine={"urls": [url]})
-    part = Part("engine", engine_command(settings), url, "/health", environment=engine_environment(settings))
+    part = Part(
+        "engine", engine_command(settings, cpu=True), url, "/health", environment=engine_environment(settings, cpu=True)
+    )
     running = Running(part, logs=tmp_path_factory.mktemp("engine"))
     try:
         deadline = time.monotonic() + ENGINE_START_SECONDS

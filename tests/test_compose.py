@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flywheel.parts import ENGINE_ENVIRONMENT, engine_command
+from flywheel.parts import CPU_ENGINE_ENVIRONMENT, ENGINE_ENVIRONMENT, engine_command
 from flywheel.settings import STARTER, load_settings, setting_names
 
 ROOT = Path(__file__).parent.parent
@@ -111,11 +111,14 @@ def test_adapters_stand_under_one_path_and_an_engine_only_reads_them(
 def test_engine_starts_as_flywheel_up_starts_it(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SERVICES["api"]["environment"].items():
         monkeypatch.setenv(name, value)
-    expected = engine_command(load_settings())[1:]
+    cpu = engine == "engine-cpu"
+    expected = engine_command(load_settings(), cpu=cpu)[1:]
     expected[expected.index("--model") + 1] = "starter"  # the folder of that name in working_dir
     expected[expected.index("--host") + 1] = "0.0.0.0"
-    assert SERVICES[engine]["entrypoint"][1:] == expected
-    assert SERVICES[engine]["environment"].items() >= ENGINE_ENVIRONMENT.items()
+    command = SERVICES[engine]["command"] if cpu else []
+    assert SERVICES[engine]["entrypoint"][1:] + command == expected
+    needed = ENGINE_ENVIRONMENT | (CPU_ENGINE_ENVIRONMENT if cpu else {})
+    assert SERVICES[engine]["environment"].items() >= needed.items()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
