@@ -108,11 +108,11 @@ def lora_config(recipe: Recipe) -> LoraConfig:
 
 def _arguments(recipe: Recipe, part: TrainerRecipe, *, rows: int, folder: Path) -> dict[str, Any]:
     at_once = part.rows_at_once or part.batch_size
-    steps = math.ceil(math.ceil(rows / part.batch_size) * part.epochs)
+    steps = part.steps or math.ceil(math.ceil(rows / part.batch_size) * part.epochs)
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(folder / "trainer"), "seed": recipe.seed, "learning_rate": part.learning_rate,
-        "num_train_epochs": part.epochs, "per_device_train_batch_size": at_once,
+        "num_train_epochs": part.epochs, "max_steps": part.steps or -1, "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": part.batch_size // at_once, "warmup_steps": round(part.warmup * steps),
         "lr_scheduler_type": part.schedule, "weight_decay": part.weight_decay, "max_grad_norm": part.max_grad_norm,
         "bf16": gpu, "use_cpu": not gpu, "gradient_checkpointing": False, "max_length": None,

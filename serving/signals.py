@@ -1,7 +1,7 @@
 """Implicit signals, found beside the requests: every few seconds the newly closed rows are read against their past.
 
-Each look overlaps the one before, since a row is visible a little after the moment it carries. A signal's key names the
-row that showed it, so finding it twice changes nothing.
+Each look overlaps the one before, since a row is visible a little after the moment it carries; rows that the look
+before had read are passed over. A signal's key names the row that showed it, so finding it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -30,31 +30,35 @@ log = logging.getLogger(__name__)
 
 async def watch_signals(appliance: Appliance) -> None:
     """Until cancelled. Trouble is logged once per look, and the next look tries again."""
-    since = now() - LONGEST_ANSWER
+    since, seen = now() - LONGEST_ANSWER, set[str]()
     while True:
         await asyncio.sleep(appliance.settings.serving.signal_seconds)
         looked = now()
         try:
-            rows = await asyncio.to_thread(find_signals, appliance.database, appliance.settings.tenant, since)
+            rows, read = await asyncio.to_thread(
+                find_signals, appliance.database, appliance.settings.tenant, since, seen
+            )
             if rows:
                 await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in rows))
-            since = looked - OVERLAP
+            since, seen = looked - OVERLAP, read
         except (SQLAlchemyError, FlywheelError) as error:
             log.error("implicit signals wait for the next look: %s", str(error).splitlines()[0])
 
 
-def find_signals(database: Database, tenant: str, since: datetime) -> list[Feedback]:
-    """What the rows closed after `since` show and nobody has noted yet."""
+def find_signals(database: Database, tenant: str, since: datetime, seen: set[str]) -> tuple[list[Feedback], set[str]]:
+    """What the rows closed after `since` show and nobody has noted yet, those in `seen` left out; and the rows' ids."""
     with reading(database) as session:
-        query = select(Interaction).where(
+        query = select(Interaction.id).where(
             Interaction.tenant == tenant,
             col(Interaction.asked_at) > since - LONGEST_ANSWER,
             col(Interaction.finished_at) > since,
         )
-        signals = [signal for row in session.exec(query) for signal in _signals_of(session, row)]
+        closed = set(session.exec(query))
+        rows = (session.get_one(Interaction, found) for found in closed - seen)
+        signals = [signal for row in rows for signal in _signals_of(session, row)]
         known = _known(session, {signal.completion_id for signal in signals})
     fresh = (one for one in signals if (one.completion_id, one.name, one.because) not in known)
-    return [_feedback(signal, tenant) for signal in fresh]
+    return [_feedback(signal, tenant) for signal in fresh], closed
 
 
 def _signals_of(session: Session, row: Interaction) -> list[Signal]:

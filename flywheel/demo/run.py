@@ -81,8 +81,8 @@ def _prepare(scale: Scale) -> Settings:
         shutil.move(home, home.with_name(f"{home.name}-{began:%Y%m%d-%H%M%S}"))
     home.mkdir(parents=True, exist_ok=True)
     (home / "demo").touch()
-    retrain = f"minimum_users = {scale.minimum_users}\nplanned_effect = 0.1\npoll_seconds = 0.5\n"
-    toml = f"[serving]\nlook_seconds = 1.0\n\n[retrain]\n{retrain}"
+    retrain = f"minimum_users = {scale.minimum_users}\nplanned_effect = 0.06\nrecipe = \"starter\"\npoll_seconds = 0.5\n"
+    toml = f"[serving]\nlook_seconds = 2.0\n\n[retrain]\n{retrain}"
     (home / "flywheel.toml").write_text(toml)
     os.environ[PREFIX + "HOME"] = str(home)
     return load_settings()
@@ -123,6 +123,7 @@ def _run_stages(turn: Turn, *, approve_without_asking: bool) -> None:
 def _write_report(settings: Settings, turn: Turn) -> None:
     tally = turn.people.tally
     report = {"stages": turn.tell.stages, "requests": {"total": tally.total, "failed": tally.failed}, **turn.report}
+    report["requests"]["errors"] = tally.errors[:5]
     (settings.home / REPORT).write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -37,12 +37,12 @@ OPERATOR = "demo operator"
 class Scale:
     """How much is done. The quick one checks a machine; its figures are too few to quote."""
 
-    visitors: int = 160
+    visitors: int = 300
     questions_each: int = 3
     candidates: int = 2
     minimum_users: int = 60
     visitors_per_look: int = 60
-    most_visitors: int = 900
+    most_visitors: int = 1800
     swap_seconds: float = 3
 
 
@@ -185,7 +185,7 @@ def run_experiment(turn: Turn) -> None:
     asked, newcomers = _endless_questions("users", seed=1), count()
     while True:
         plan = [
-            (f"newcomer-{number:04d}", list(islice(asked, 2)))
+            (f"newcomer-{number:04d}", list(islice(asked, turn.scale.questions_each)))
             for number in islice(newcomers, turn.scale.visitors_per_look)
         ]
         turn.people.visits(plan)

@@ -51,7 +51,7 @@ def test_what_the_engine_cannot_serve_is_refused_with_the_reason(lora: dict[str,
         ({"dpo": {"loss_weights": [1.0]}}, "as many loss_weights"),
         ({"dpo": {"batch_size": 10, "rows_at_once": 4}}, "no multiple"),
         ({"dpo": {"loss_type": ["magic"]}}, "dpo.loss_type.0"),
-        ({"name": "nothing-like-it"}, "No recipe 'nothing-like-it': give one of dpo-sft, sft-then-dpo"),
+        ({"name": "nothing-like-it"}, "No recipe 'nothing-like-it': give one of dpo-sft, sft-then-dpo, starter"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_clear_line(overrides: dict[str, Any], words: str) -> None:

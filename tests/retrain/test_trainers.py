@@ -22,7 +22,7 @@ from retrain.run_folder import ADAPTER, Order
 
 pytestmark = pytest.mark.filterwarnings("default")  # the training libraries warn about themselves
 
-QUICK = {"learning_rate": 1e-2, "epochs": 6.0, "batch_size": 8}
+QUICK = {"learning_rate": 1e-2, "epochs": 6.0, "steps": None, "batch_size": 8}
 MakeOrder = Callable[..., Order]
 
 
@@ -126,6 +126,13 @@ def test_progress_counts_every_step_and_metrics_name_each_trainer(trained: Any) 
     assert [line["done"] for line in lines] == list(range(1, 25)) * len(parts)
     assert metrics["rows"] == 32
     assert all(metrics[part]["total"] == 24 for part in parts)
+
+
+def test_steps_count_instead_of_epochs(order_for: MakeOrder, tmp_path: Path) -> None:
+    from retrain.trainers import train_adapter
+
+    metrics = train_adapter(order_for("starter", dpo={"steps": 3}), tmp_path, lambda line: None)
+    assert metrics["dpo"]["done"] == metrics["dpo"]["total"] == 3
 
 
 def test_the_same_recipe_and_rows_give_the_same_bytes(order_for: MakeOrder, tmp_path: Path) -> None:

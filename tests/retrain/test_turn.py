@@ -127,5 +127,5 @@ def test_a_wrong_setting_is_one_clear_line(start_worker: StartWorker) -> None:
     _, said = worker.communicate(timeout=PATIENCE_SECONDS)
     assert worker.returncode == 1
     assert (
-        said == "retrain: No recipe 'no-such-recipe': give one of dpo-sft, sft-then-dpo, or the path of a TOML file.\n"
+        said == "retrain: No recipe 'no-such-recipe': give one of dpo-sft, sft-then-dpo, starter, or the path of a TOML file.\n"
     )
