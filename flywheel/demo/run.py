@@ -81,7 +81,7 @@ def _prepare(scale: Scale) -> Settings:
         shutil.move(home, home.with_name(f"{home.name}-{began:%Y%m%d-%H%M%S}"))
     home.mkdir(parents=True, exist_ok=True)
     (home / "demo").touch()
-    retrain = f"minimum_users = {scale.minimum_users}\nplanned_effect = 0.06\nrecipe = \"starter\"\npoll_seconds = 0.5\n"
+    retrain = f'recipe = "starter"\nminimum_users = {scale.minimum_users}\nplanned_effect = 0.06\npoll_seconds = 0.5\n'
     toml = f"[serving]\nlook_seconds = 2.0\n\n[retrain]\n{retrain}"
     (home / "flywheel.toml").write_text(toml)
     os.environ[PREFIX + "HOME"] = str(home)
