@@ -1,7 +1,7 @@
 """Implicit signals, found beside the requests: every few seconds the newly closed rows are read against their past.
 
 Each look overlaps the one before, since a row is visible a little after the moment it carries; rows that the look
-before had read are passed over. A signal's key names the row that showed it, so finding it twice changes nothing.
+before had settled are passed over. A signal's key names the row that showed it, so finding it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flywheel.database import now, reading
 from flywheel.errors import FlywheelError
 from flywheel.feedback import Feedback, new_feedback
 from flywheel.implicit import SOURCE, Signal, about_earlier, about_itself
-from flywheel.interactions import Interaction
+from flywheel.interactions import CLOSED, Interaction
 from serving.appliance import Appliance
 from serving.routes.feedback import SAY
 from serving.writer import Write
@@ -46,7 +46,10 @@ async def watch_signals(appliance: Appliance) -> None:
 
 
 def find_signals(database: Database, tenant: str, since: datetime, seen: set[str]) -> tuple[list[Feedback], set[str]]:
-    """What the rows closed after `since` show and nobody has noted yet, those in `seen` left out; and the rows' ids."""
+    """What the rows closed after `since` show and nobody has noted yet, those in `seen` left out; and the settled rows.
+
+    A row whose predecessor is still being answered is not settled: it says more about it once that is closed.
+    """
     with reading(database) as session:
         query = select(Interaction.id).where(
             Interaction.tenant == tenant,
@@ -54,22 +57,25 @@ def find_signals(database: Database, tenant: str, since: datetime, seen: set[str
             col(Interaction.finished_at) > since,
         )
         closed = set(session.exec(query))
-        rows = (session.get_one(Interaction, found) for found in closed - seen)
-        signals = [signal for row in rows for signal in _signals_of(session, row)]
+        signals, settled = list[Signal](), closed & seen
+        for row in (session.get_one(Interaction, found) for found in closed - seen):
+            earlier = _before(session, row)
+            signals += about_itself(row) + (about_earlier(earlier, row) if earlier is not None else [])
+            if earlier is None or earlier.status in CLOSED:
+                settled.add(row.id)
         known = _known(session, {signal.completion_id for signal in signals})
     fresh = (one for one in signals if (one.completion_id, one.name, one.because) not in known)
-    return [_feedback(signal, tenant) for signal in fresh], closed
+    return [_feedback(signal, tenant) for signal in fresh], settled
 
 
-def _signals_of(session: Session, row: Interaction) -> list[Signal]:
-    found = about_itself(row)
+def _before(session: Session, row: Interaction) -> Interaction | None:
+    """The turn before it in its conversation."""
     if row.user is None and "conversation_id" not in row.client_metadata:
-        return found  # strangers who ask the same first question are not one conversation
+        return None  # strangers who ask the same first question are not one conversation
     query = select(Interaction).where(
         Interaction.tenant == row.tenant, Interaction.conversation == row.conversation, col(Interaction.id) < row.id
     )
-    earlier = session.exec(query.order_by(col(Interaction.id).desc()).limit(1)).first()
-    return found + (about_earlier(earlier, row) if earlier is not None else [])
+    return session.exec(query.order_by(col(Interaction.id).desc()).limit(1)).first()
 
 
 def _known(session: Session, completion_ids: set[str]) -> set[tuple[str, str, str | None]]:
