@@ -14,6 +14,7 @@ import httpx
 
 from dashboard.shapes import (
     Adapter,
+    Caller,
     Experiment,
     Interaction,
     Ledger,
@@ -25,22 +26,42 @@ from dashboard.shapes import (
     Verdict,
 )
 from dashboard.stream import Answer, deltas
-from flywheel.errors import ConflictError, EvidenceError, FlywheelError, NotFoundError, UnavailableError, UserError
+from flywheel.errors import (
+    AccessError,
+    ConflictError,
+    EvidenceError,
+    FlywheelError,
+    ForbiddenError,
+    NotFoundError,
+    UnavailableError,
+    UserError,
+)
 
-REFUSALS: dict[int, type[FlywheelError]] = {404: NotFoundError, 409: ConflictError, 503: UnavailableError}
+REFUSALS: dict[int, type[FlywheelError]] = {
+    401: AccessError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    503: UnavailableError,
+}
 
 
 class Api:
-    def __init__(self, url: str, *, timeout_seconds: float = 10, read_seconds: float = 60) -> None:
+    def __init__(self, url: str, *, key: str = "", timeout_seconds: float = 10, read_seconds: float = 60) -> None:
         self.url = url
         timeout = httpx.Timeout(timeout_seconds, read=read_seconds)  # a refill asks the engine before it answers
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers, trust_env=False)
 
     def close(self) -> None:
         self._http.close()
 
     def readiness(self) -> Readiness:
         return cast(Readiness, self._call("GET", "/readyz", also_fine=503))
+
+    def caller(self) -> Caller:
+        """Whose key this is. Raises AccessError when the API does not know it."""
+        return cast(Caller, self._call("GET", "/v1/caller"))
 
     def aliases(self) -> list[str]:
         """What a chat may ask for: aliases first, then adapters."""

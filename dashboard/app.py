@@ -44,6 +44,8 @@ def connection() -> None:
 def main() -> None:
     st.set_page_config(page_title="Flywheel", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
     page = st.navigation(PAGES)
+    if not person.signed_in():
+        return
     with st.sidebar:
         st.text_input(
             "Your name",

@@ -11,6 +11,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 Verdict = Literal["a", "b", "tie", "neither"]
 
 
+class Caller(TypedDict):
+    """Whose key the pages act with; without keys, `name` is none."""
+
+    name: str | None
+    tenant: str
+    scope: str
+
+
 class Passage(TypedDict):
     number: int
     document: str

@@ -10,7 +10,8 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
+from contextlib import ExitStack
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -22,13 +23,16 @@ from flywheel.client import ApiClient
 from flywheel.errors import FlywheelError, UserError
 from flywheel.settings import PREFIX, Settings, load_settings
 from flywheel.titles import title_of
-from flywheel.up import run_appliance
 
 P = ParamSpec("P")
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__.split("\n")[0]
 )
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may call, for which tenant, and how much.")
+app.add_typer(keys_app, name="keys")
 console = Console()
+_ending = ExitStack()
+"""What a command that asks the API gives back when it ends."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the ledger.")]
@@ -50,7 +54,7 @@ def configure(
         os.environ[PREFIX + name.upper().replace(".", "__")] = value
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(function: Callable[P, None], *, into: typer.Typer = app) -> Callable[P, None]:
     """Register a command whose FlywheelErrors end as one line and exit code 1."""
 
     @wraps(function)
@@ -62,12 +66,17 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+        finally:
+            _ending.close()
 
-    return app.command()(guarded)
+    return into.command(function.__name__.strip("_"))(guarded)
 
 
 def _api() -> ApiClient:
-    return ApiClient(load_settings().api_url)
+    from flywheel.local_key import local_key  # noqa: PLC0415  (the database library, as above)
+
+    settings = load_settings()
+    return ApiClient(settings.api_url, key=_ending.enter_context(local_key(settings)))
 
 
 def _settings_with_home() -> Settings:
@@ -92,6 +101,8 @@ def demo(
 @command
 def up() -> None:
     """Run the appliance in the foreground: engine, API, worker, dashboard, and a status view."""
+    from flywheel.up import run_appliance  # noqa: PLC0415  (the database library, as above)
+
     run_appliance(_settings_with_home(), console)
 
 
@@ -245,6 +256,42 @@ def audit(
     )
     show.value(console, found, sentence, as_json=as_json)
     raise SystemExit(0 if broken is None else 1)
+
+
+@partial(command, into=keys_app)
+def create(
+    name: Annotated[str, typer.Argument(help="The person or program that will hold it.")],
+    scope: Annotated[
+        str, typer.Option(help="chat, review, operate or admin; each allows the ones before it.")
+    ] = "chat",
+    tenant: Annotated[str, typer.Option(help="Whose records; without it, the appliance's own.")] = "",
+    days: Annotated[int | None, typer.Option(help="Days until it ends.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="requests_per_minute=N, tokens_per_minute=N or at_once=N; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. Its secret is shown this once."""
+    limits = dict(one.partition("=")[::2] for one in limit or [])
+    body = {"name": name, "scope": scope, "tenant": tenant or None, "days": days, "actor": _login(), "limits": limits}
+    made = _api().post("/v1/keys", body)
+    show.value(
+        console, made, f"{made['secret']}\nThis is {made['id']} for {name}; the secret is not kept.", as_json=as_json
+    )
+
+
+@partial(command, into=keys_app)
+def list_(as_json: AsJson = False) -> None:
+    """Every key, newest first; never a secret."""
+    fields = ("id", "prefix", "name", "tenant", "scope", "state", "last_used_at")
+    show.rows(console, _api().get("/v1/keys")["data"], fields, as_json=as_json)
+
+
+@partial(command, into=keys_app)
+def revoke(key: Annotated[str, typer.Argument(help="Its id, or the prefix that the list shows.")]) -> None:
+    """End a key for good, within a second."""
+    gone = _api().post(f"/v1/keys/{key}/revoke", {"actor": _login()})
+    console.print(f"{gone['id']} of {gone['name']} is revoked.")
 
 
 def _login() -> str:

@@ -12,9 +12,10 @@ from flywheel.errors import UnavailableError, UserError
 class ApiClient:
     """Holds the connection. Paths are those of the README; answers are the decoded JSON."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = 120) -> None:
-        self.url = url
-        self._http = httpx.Client(base_url=url, timeout=timeout_seconds)
+    def __init__(self, url: str, *, key: str = "", timeout_seconds: float = 120) -> None:
+        self.url, self.key = url, key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, headers=headers)
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """GET with the query values that are not None."""

@@ -21,6 +21,20 @@ class UserError(FlywheelError):
     code = "invalid_value"
 
 
+class AccessError(UserError):
+    """No API key, or none that is valid."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ForbiddenError(UserError):
+    """The key is valid, and what was asked is not for its scope or tenant."""
+
+    status = 403
+    code = "insufficient_permissions"
+
+
 class NotFoundError(UserError):
     """The record asked for does not exist, or does not belong to the caller's tenant."""
 
@@ -44,6 +58,17 @@ class EvidenceError(UserError):
     def __init__(self, missing: list[str]) -> None:
         super().__init__("Not promoted, because " + "; ".join(missing) + ".")
         self.missing = missing
+
+
+class LimitError(FlywheelError):
+    """The key has used what it may. `retry_after` is in seconds."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UnavailableError(FlywheelError):

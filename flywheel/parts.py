@@ -63,20 +63,30 @@ def engine_environment(settings: Settings, *, cpu: bool) -> dict[str, str]:
     return ENGINE_ENVIRONMENT | kept | limits | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
-def appliance_parts(settings: Settings) -> list[Part]:
-    """Every process that `flywheel up` starts, in the order in which they need each other."""
+def appliance_parts(settings: Settings, *, dashboard_key: str = "") -> list[Part]:
+    """Every process that `flywheel up` starts, in the order in which they need each other.
+
+    With a key the dashboard's pages act for whoever opens them; without, they ask for one.
+    """
     serving, dashboard = settings.serving, settings.dashboard
     home = {"FLYWHEEL_HOME": str(settings.home.resolve())}
+    signed_in = {"FLYWHEEL_API_KEY": dashboard_key} if dashboard_key else {}
+    quiet = {"FLYWHEEL_SERVING__FIRST_KEY": "false"}
     parts = [
-        Part("api", _module("serving"), f"http://{serving.host}:{serving.port}", "/readyz", 120, home),
+        Part("api", _module("serving"), f"http://{serving.host}:{serving.port}", "/readyz", 120, home | quiet),
         Part("worker", _module("retrain"), None, environment=home),
         Part(
-            "dashboard", _module("dashboard"), f"http://{dashboard.host}:{dashboard.port}", "/_stcore/health", 90, home
+            "dashboard",
+            _module("dashboard"),
+            f"http://{dashboard.host}:{dashboard.port}",
+            "/_stcore/health",
+            90,
+            home | signed_in,
         ),
     ]
     if settings.engine.start:
         limit = settings.engine.start_seconds
-        parts[0] = Part("api", parts[0].command, parts[0].address, "/readyz", limit + 120, home)
+        parts[0] = Part("api", parts[0].command, parts[0].address, "/readyz", limit + 120, home | quiet)
         cpu = cpu_engine_installed()
         command, environment = engine_command(settings, cpu=cpu), engine_environment(settings, cpu=cpu)
         parts.insert(0, Part("engine", command, settings.engine.urls[0], "/health", limit, environment))

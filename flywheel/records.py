@@ -10,6 +10,7 @@ from flywheel.dataset_versions import DatasetRow, DatasetVersion
 from flywheel.experiments import Experiment
 from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction
+from flywheel.keys import ApiKey
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
 from flywheel.runs import RunEvent, TrainingRun
@@ -28,4 +29,5 @@ RECORDS: tuple[type[SQLModel], ...] = (
     Experiment,
     Promotion,
     AuditEntry,
+    ApiKey,
 )

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from flywheel.errors import UserError
@@ -29,7 +29,11 @@ class ServingSettings(Section):
     """The chat API."""
 
     host: str = "127.0.0.1"
-    """Loopback: there is no sign-in yet."""
+    """Loopback; another address only together with keys."""
+    require_keys: bool = True
+    """Every request carries an API key. Without, whoever reaches the port may do everything."""
+    first_key: bool = True
+    """The very first start prints an admin key; `flywheel up` turns it off, since it prints one itself."""
     port: int = Field(default=8080, ge=0, le=65535)
     """0 takes any free one."""
     alias: str = "flywheel"
@@ -124,7 +128,7 @@ class DashboardSettings(Section):
     """The Streamlit pages."""
 
     host: str = "127.0.0.1"
-    """Loopback: there is no sign-in yet."""
+    """Loopback: the pages act with the key of whoever signed in, but speak plain HTTP."""
     port: int = Field(default=8501, ge=0, le=65535)
     """Of the pages."""
     api_url: str | None = None
@@ -141,7 +145,10 @@ class Settings(BaseSettings):
     base_model: str = "starter"
     """`starter`, a directory in Hugging Face format, or a name in the local Hugging Face cache."""
     tenant: str = "default"
-    """Whose records this appliance keeps."""
+    """Who runs this appliance: its records, documents and adapters. Keys may belong to other tenants."""
+    api_key: SecretStr | None = None
+    """What the commands and the dashboard call the API with. Without one, a command on the appliance's own machine
+    makes itself a key that ends with it, and the dashboard asks whoever opens it."""
     serving: ServingSettings = ServingSettings()
     engine: EngineSettings = EngineSettings()
     rag: RagSettings = RagSettings()

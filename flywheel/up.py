@@ -14,7 +14,10 @@ from rich.text import Text
 
 from flywheel import show
 from flywheel.client import ApiClient
+from flywheel.database import migrate, open_database, writing
 from flywheel.errors import FlywheelError, UserError
+from flywheel.keys import FIRST_KEY, first_key
+from flywheel.local_key import local_key
 from flywheel.parts import appliance_parts
 from flywheel.processes import Supervisor
 from flywheel.settings import Settings
@@ -28,11 +31,23 @@ def run_appliance(settings: Settings, console: Console) -> None:
     """Start, show, watch, stop. Raises UserError when a part cannot be started, or keeps dying."""
     for stopping in (signal.SIGINT, signal.SIGTERM):  # a background shell has told us to ignore the first
         signal.signal(stopping, _interrupt)
-    with Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
+    _print_first_key(settings, console)
+    with local_key(settings) as key, Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
         supervisor.start()
         console.print("Starting; the engine takes about a minute on a CPU. Ctrl-C stops everything.")
         supervisor.wait_until_healthy(lambda name, seconds: console.print(f"  {name} is ready after {seconds:.0f} s"))
-        _watch(supervisor, ApiClient(settings.api_url, timeout_seconds=5), console)
+        _watch(supervisor, ApiClient(settings.api_url, key=key, timeout_seconds=5), console)
+
+
+def _print_first_key(settings: Settings, console: Console) -> None:
+    """Once in an appliance's life; here rather than by serving, whose output goes to a file."""
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    with writing(database) as session:
+        secret = first_key(session, tenant=settings.tenant) if settings.serving.require_keys else None
+    database.dispose()
+    if secret is not None:
+        console.print(FIRST_KEY.format(secret), soft_wrap=True)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -41,6 +41,10 @@ def main() -> int:
 def listen(settings: Settings) -> socket.socket:
     """The open port (0: any free one). Raises UserError when somebody else has it, or it is not ours to take."""
     host, port = settings.serving.host, settings.serving.port
+    if not settings.serving.require_keys and host not in ("127.0.0.1", "::1", "localhost"):
+        raise UserError(
+            f"serving.host is {host} and serving.require_keys is false: anybody could do everything. Change one."
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

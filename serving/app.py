@@ -15,11 +15,13 @@ from starlette.routing import Route
 
 from flywheel.errors import FlywheelError
 from flywheel.settings import Settings
+from serving.access import Access, KeyRing
 from serving.appliance import Appliance
 from serving.chat import ChatCompletions
 from serving.engine import Engine, EnginePool
 from serving.graph import build_agent
 from serving.idempotency import Idempotency
+from serving.limits import KeyLimits
 from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
@@ -35,6 +37,7 @@ from serving.routes import (
     feedback,
     health,
     interactions,
+    keys,
     lineage,
     models,
     promotions,
@@ -47,7 +50,7 @@ from serving.signals import watch_signals
 from serving.writer import RecordWriter
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
-REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, status)
+REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status)
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)
+    app.add_middleware(Access, settings=settings)
     app.add_middleware(RequestIds)
     install_error_handlers(app)
     return app
@@ -78,6 +82,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
     # uvicorn, and so vLLM where it was not started by us, closes an idle connection after five seconds
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(connector=connector) as http:
+        limits = KeyLimits()
         engines = EnginePool([Engine(url, http) for url in settings.engine.urls])
         appliance = Appliance(
             settings=settings,
@@ -85,9 +90,12 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
             writer=writer,
             engines=engines,
             live=LiveAliases(settings, database, engines),
-            metrics=Metrics(writer),
+            metrics=Metrics(writer, limits),
             agent=build_agent(),
             idempotency=Idempotency(database),
+            keys=KeyRing(database),
+            limits=limits,
+            tenant=settings.tenant,
         )
         loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
         threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()

@@ -1,5 +1,5 @@
 """Appliance: everything serving holds while it runs. Opened and closed by the app's lifespan, passed to whoever needs
-it.
+it; a route gets it as its caller's tenant sees it.
 
 The embedding model, the library and the router take seconds to load, so they come in a thread after the port is open:
 until then routed requests are told to come back (503), and plain ones are answered.
@@ -7,7 +7,8 @@ until then routed requests are told to come back (503), and plain ones are answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy
@@ -18,12 +19,25 @@ from flywheel.errors import UnavailableError
 from flywheel.settings import Settings
 from rag.embedding import Embedder
 from rag.library import Library, open_library
+from serving.access import Caller, KeyRing
 from serving.engine import EnginePool
 from serving.idempotency import Idempotency
+from serving.limits import KeyLimits
 from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.writer import RecordWriter
+
+
+@dataclass
+class Shelves:
+    """What answers are grounded in: a library for each tenant, and the router, which all share."""
+
+    embedder: Embedder | None = None
+    router: Router | None = None
+    libraries: dict[str, Library] = field(default_factory=dict)
+    opening: threading.Lock = field(default_factory=threading.Lock)
+    trouble: str = "the embedding model is still loading"
 
 
 @dataclass
@@ -36,41 +50,60 @@ class Appliance:
     metrics: Metrics
     agent: CompiledStateGraph[Any, Any, Any, Any]
     idempotency: Idempotency
-    library: Library | None = None
-    router: Router | None = None
-    library_trouble: str = "the embedding model is still loading"
+    keys: KeyRing
+    limits: KeyLimits
+    tenant: str
+    """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
+    shelves: Shelves = field(default_factory=Shelves)
+
+    @property
+    def library(self) -> Library | None:
+        """The tenant's documents, once they and the router are there."""
+        return self.shelves.libraries.get(self.tenant) if self.shelves.embedder is not None else None
+
+    def seen_by(self, caller: Caller) -> Appliance:
+        """The same, for the caller's tenant."""
+        return self if caller.tenant == self.tenant else replace(self, tenant=caller.tenant)
 
     def ready_library(self) -> Library:
-        """The documents. Raises UnavailableError while they are still being opened, or when they cannot be."""
-        if self.library is None:
-            raise UnavailableError(f"Documents are not ready: {self.library_trouble}. Try again in a moment.")
-        return self.library
+        """The tenant's documents; blocks to open them the first time. Raises UnavailableError while nothing can be."""
+        if self.shelves.embedder is None:
+            raise UnavailableError(f"Documents are not ready: {self.shelves.trouble}. Try again in a moment.")
+        return self.library or self._open_library(self.shelves.embedder)
 
     def ready_router(self) -> Router:
         """The intent router. Raises UnavailableError while it is still being fitted."""
-        if self.router is None:
-            raise UnavailableError(f"Routing is not ready: {self.library_trouble}. Try again in a moment.")
-        return self.router
+        if self.shelves.router is None:
+            raise UnavailableError(f"Routing is not ready: {self.shelves.trouble}. Try again in a moment.")
+        return self.shelves.router
 
     def load_library(self) -> None:
         """Open the library and fit the router. Blocks for seconds; a person's error is kept for /readyz."""
-        rag = self.settings.rag
+        rag, shelves = self.settings.rag, self.shelves
         try:
-            library = open_library(
-                chroma_url=rag.chroma_url,
-                folder=self.settings.home.resolve() / "chroma",
-                name=f"{rag.collection}.{self.settings.tenant}",
-                embedder=Embedder(rag.embedding_model),
-                chunk_words=rag.chunk_words,
-            )
+            embedder = Embedder(rag.embedding_model)
+            library = self._open_library(embedder)
         except Exception as error:
-            self.library_trouble = str(error)
+            shelves.trouble = str(error)
             raise
-        self.router = Router(library, model_name=rag.embedding_model, top_k=rag.top_k)
-        self.library = library
+        shelves.router = Router(library, model_name=rag.embedding_model, top_k=rag.top_k)
+        shelves.embedder = embedder
+
+    def _open_library(self, embedder: Embedder) -> Library:
+        rag, libraries = self.settings.rag, self.shelves.libraries
+        with self.shelves.opening:
+            if self.tenant not in libraries:
+                libraries[self.tenant] = open_library(
+                    chroma_url=rag.chroma_url,
+                    folder=self.settings.home.resolve() / "chroma",
+                    name=f"{rag.collection}.{self.tenant}",
+                    embedder=embedder,
+                    chunk_words=rag.chunk_words,
+                )
+            return libraries[self.tenant]
 
 
 def appliance_of(request: Request) -> Appliance:
     """For the routes' signatures: `Annotated[Appliance, Depends(appliance_of)]`."""
     found: Appliance = request.app.state.appliance
-    return found
+    return found.seen_by(request.state.caller)

@@ -42,7 +42,7 @@ async def refill(appliance: Appliance, wish: Refill) -> dict[str, int]:
     adapter = appliance.live.standing.champion
     if adapter is None:
         raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
-    taken = await asyncio.to_thread(_rated, appliance.database, appliance.settings.tenant, wish)
+    taken = await asyncio.to_thread(_rated, appliance.database, appliance.tenant, wish)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def ask(interaction: Interaction) -> list[Candidate]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import ExitStack
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from flywheel.errors import FlywheelError
 from flywheel.interactions import Interaction
+from serving.access import Caller
 from serving.appliance import Appliance
 from serving.graph import routed_answer
 from serving.idempotency import HEADER
@@ -32,13 +34,13 @@ class ChatCompletions:
     """The endpoint. An instance, since Starlette takes functions for decorated routes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        appliance: Appliance = scope["app"].state.appliance
+        appliance: Appliance = scope["app"].state.appliance.seen_by(scope["state"]["caller"])
         try:
             raw = await read_body(receive, limit=appliance.settings.serving.max_body_bytes)
             key = next((value.decode("latin-1") for name, value in scope["headers"] if name == HEADER), None)
             if key is None:
                 return await self._answer(appliance, scope, receive, send, raw=raw)
-            async with appliance.idempotency.claim(appliance.settings.tenant, key, raw) as (claim, earlier):
+            async with appliance.idempotency.claim(appliance.tenant, key, raw) as (claim, earlier):
                 if earlier is not None:
                     return await replay(send, earlier, raw)
                 return await self._answer(appliance, scope, receive, send, raw=raw, claim=claim)
@@ -57,9 +59,21 @@ class ChatCompletions:
         claim: Claim | None = None,
     ) -> None:
         body, view = read_chat_body(raw)
-        turn = open_turn(body, view, request_id=scope["request_id"], live=appliance.live, settings=appliance.settings)
+        turn = open_turn(
+            body,
+            view,
+            request_id=scope["request_id"],
+            tenant=appliance.tenant,
+            live=appliance.live,
+            settings=appliance.settings,
+        )
         turn.claim = claim
-        with appliance.live.speaking(turn.target.adapter):  # nothing was awaited since the target was found
+        with ExitStack() as until_over:
+            until_over.enter_context(appliance.live.speaking(turn.target.adapter))  # not awaited since it was found
+            caller: Caller = scope["state"]["caller"]
+            if (key := caller.key) is not None:
+                until_over.enter_context(appliance.limits.under_way(key))
+                until_over.callback(lambda: appliance.limits.spend(key, turn.tokens))
             await _until_gone(Answer(appliance, turn, send).run(), receive)
 
 

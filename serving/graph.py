@@ -40,7 +40,11 @@ class Context:
 
 
 async def classify(state: State, runtime: Runtime[Context]) -> State:
-    library, router = runtime.context.appliance.ready_library(), runtime.context.appliance.ready_router()
+    appliance = runtime.context.appliance
+    router = appliance.ready_router()
+    library = appliance.library
+    if library is None:
+        library = await asyncio.to_thread(appliance.ready_library)
     decision = await asyncio.to_thread(router.decide, library, question_of(state["messages"]))
     turn = runtime.context.turn
     turn.intent, turn.index_version, turn.router_version = decision.intent, library.index_version, router.version

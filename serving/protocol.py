@@ -21,7 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flywheel.errors import EvidenceError, FlywheelError, UnavailableError
+from flywheel.errors import EvidenceError, FlywheelError, LimitError, UnavailableError
 
 RETRY_AFTER_SECONDS = 1
 UNDER_WAY = "request_under_way"
@@ -104,6 +104,8 @@ def error_of(error: FlywheelError) -> tuple[int, dict[str, Any], dict[str, str]]
 
 def retry_headers(error: FlywheelError) -> dict[str, str]:
     """Whether trying the same again may help. Stock clients retry 408, 409, 429 and 5xx unless they are told not to."""
+    if isinstance(error, LimitError):
+        return {"retry-after": str(error.retry_after), "x-should-retry": "true"}
     if isinstance(error, UnavailableError) or error.code == UNDER_WAY:
         return {"retry-after": str(RETRY_AFTER_SECONDS), "x-should-retry": "true"}
     return {"x-should-retry": "false"}

@@ -25,6 +25,7 @@ SECRET_BYTES = 32
 class RatingLink(BaseModel):
     """What a link allows: rating this choice of this completion until `expires_at`."""
 
+    tenant: str
     completion_id: str
     choice: int
     expires_at: datetime
@@ -46,9 +47,12 @@ def link_secret(home: Path) -> bytes:
     return secret
 
 
-def make_token(secret: bytes, *, completion_id: str, choice: int, lifetime: timedelta) -> tuple[str, RatingLink]:
+def make_token(
+    secret: bytes, *, tenant: str, completion_id: str, choice: int, lifetime: timedelta
+) -> tuple[str, RatingLink]:
     """The signed text that a link ends with, and what it allows."""
-    link = RatingLink(completion_id=completion_id, choice=choice, expires_at=datetime.now(UTC) + lifetime)
+    ends = datetime.now(UTC) + lifetime
+    link = RatingLink(tenant=tenant, completion_id=completion_id, choice=choice, expires_at=ends)
     return _signer(secret).dumps(link.model_dump(mode="json")), link
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from flywheel.database import migrate, open_database, writing
 from flywheel.interactions import close_interrupted
+from flywheel.keys import FIRST_KEY, first_key
 from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,4 +26,12 @@ def open_records(settings: Settings) -> Engine:
         closed = close_interrupted(session)
     if closed:
         log.warning("%d interactions were open when the last process ended; they are closed as interrupted", closed)
+    with writing(database) as session:
+        secret = (
+            first_key(session, tenant=settings.tenant)
+            if settings.serving.require_keys and settings.serving.first_key
+            else None
+        )
+    if secret is not None:
+        print(FIRST_KEY.format(secret), flush=True)
     return database

@@ -19,6 +19,7 @@ from flywheel.errors import FlywheelError
 from flywheel.feedback import Feedback, new_feedback
 from flywheel.implicit import SOURCE, Signal, about_earlier, about_itself
 from flywheel.interactions import CLOSED, Interaction
+from flywheel.keys import ApiKey
 from serving.appliance import Appliance
 from serving.routes.feedback import SAY
 from serving.writer import Write
@@ -35,9 +36,7 @@ async def watch_signals(appliance: Appliance) -> None:
         await asyncio.sleep(appliance.settings.serving.signal_seconds)
         looked = now()
         try:
-            rows, read = await asyncio.to_thread(
-                find_signals, appliance.database, appliance.settings.tenant, since, seen
-            )
+            rows, read = await asyncio.to_thread(find_signals, appliance.database, appliance.tenant, since, seen)
             if rows:
                 await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in rows))
             since, seen = looked - OVERLAP, read
@@ -48,24 +47,26 @@ async def watch_signals(appliance: Appliance) -> None:
 def find_signals(database: Database, tenant: str, since: datetime, seen: set[str]) -> tuple[list[Feedback], set[str]]:
     """What the rows closed after `since` show and nobody has noted yet, those in `seen` left out; and the settled rows.
 
+    Rows of `tenant` and of every tenant that has a key.
     A row whose predecessor is still being answered is not settled: it says more about it once that is closed.
     """
     with reading(database) as session:
+        tenants = {tenant, *session.exec(select(ApiKey.tenant).distinct())}
         query = select(Interaction.id).where(
-            Interaction.tenant == tenant,
+            col(Interaction.tenant).in_(tenants),
             col(Interaction.asked_at) > since - LONGEST_ANSWER,
             col(Interaction.finished_at) > since,
         )
         closed = set(session.exec(query))
-        signals, settled = list[Signal](), closed & seen
-        for row in (session.get_one(Interaction, found) for found in closed - seen):
+        found, settled = list[Feedback](), closed & seen
+        for row in (session.get_one(Interaction, completion_id) for completion_id in closed - seen):
             earlier = _before(session, row)
-            signals += about_itself(row) + (about_earlier(earlier, row) if earlier is not None else [])
+            signals = about_itself(row) + (about_earlier(earlier, row) if earlier is not None else [])
+            found += [_feedback(signal, row.tenant) for signal in signals]
             if earlier is None or earlier.status in CLOSED:
                 settled.add(row.id)
-        known = _known(session, {signal.completion_id for signal in signals})
-    fresh = (one for one in signals if (one.completion_id, one.name, one.because) not in known)
-    return [_feedback(signal, tenant) for signal in fresh], settled
+        known = _known(session, {row.completion_id for row in found})
+    return [row for row in found if (row.completion_id, row.name, row.key) not in known], settled
 
 
 def _before(session: Session, row: Interaction) -> Interaction | None:

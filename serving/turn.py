@@ -77,6 +77,8 @@ class Turn:
     asked: bool = False
     """The row is with the writer: it has to be closed."""
     outcome: str | None = None
+    tokens: int = 0
+    """Prompt and answer, as the engine counted them."""
     said: Callable[[], list[Choice]] | None = None
     """What left so far, for a row that ends early."""
 
@@ -168,6 +170,7 @@ class Turn:
 
         `values` are error, prompt_tokens, completion_tokens, where known. A row without its words gets only counts.
         """
+        self.tokens = (values.get("prompt_tokens") or 0) + (values.get("completion_tokens") or 0)
         whole: dict[str, Any] = {**values, "status": status, "passages": [], "finish_reason": None}
         if choices:
             whole["finish_reason"], whole["answer_words"] = choices[0].finish_reason, length_of(choices)
@@ -204,7 +207,9 @@ def storable(text: str) -> str:
     return text.replace("\0", "")
 
 
-def open_turn(body: dict[str, Any], view: ChatBody, *, request_id: str, live: LiveAliases, settings: Settings) -> Turn:
+def open_turn(
+    body: dict[str, Any], view: ChatBody, *, request_id: str, tenant: str, live: LiveAliases, settings: Settings
+) -> Turn:
     """Find out who speaks and for whom. Raises NotFoundError or UnavailableError before anything is done."""
     user = storable(view.user or view.safety_identifier or "") or None
     named = storable(str((view.metadata or {}).get("conversation_id") or ""))
@@ -212,7 +217,7 @@ def open_turn(body: dict[str, Any], view: ChatBody, *, request_id: str, live: Li
     unit = user or conversation
     return Turn(
         request_id=request_id,
-        tenant=settings.tenant,
+        tenant=tenant,
         view=view,
         target=live.target(view.model, unit=unit),
         user=user,

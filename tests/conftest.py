@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from flywheel.database import migrate, open_database
+from flywheel.database import migrate, open_database, writing
+from flywheel.keys import create_local_key
 from flywheel.parts import engine_command, engine_environment
 from flywheel.processes import Part, Running, answers
 from flywheel.settings import STARTER, Settings, load_settings
@@ -98,6 +100,13 @@ class Served:
     url: str
     settings: Settings
     app: Any
+    key: str
+    """An admin's."""
+
+    @property
+    def authorized(self) -> dict[str, str]:
+        """Headers."""
+        return {"authorization": f"Bearer {self.key}"}
 
     @property
     def database(self) -> Engine:
@@ -133,14 +142,17 @@ class serving_on:  # noqa: N801  used as a function
         from serving.records import open_records
 
         listener = listen(self.settings)
-        app = build_app(self.settings, open_records(self.settings))
+        records = open_records(self.settings)
+        with writing(records) as session:
+            _, key = create_local_key(session, tenant=self.settings.tenant, lifetime=timedelta(hours=2))
+        app = build_app(self.settings, records)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, name="serving")
         self.thread.start()
         wait_until(lambda: self.server.started or not self.thread.is_alive())
         assert self.server.started, "serving did not start"
-        return Served(f"http://127.0.0.1:{listener.getsockname()[1]}", self.settings, app)
+        return Served(f"http://127.0.0.1:{listener.getsockname()[1]}", self.settings, app, key)
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
@@ -156,15 +168,15 @@ def appliance_url(served: Served) -> str:
 
 @pytest.fixture
 def api(served: Served) -> Iterator[httpx.Client]:
-    """A plain HTTP client on the API."""
-    with httpx.Client(base_url=served.url, timeout=60) as client:
+    """A plain HTTP client on the API, with an admin's key."""
+    with httpx.Client(base_url=served.url, timeout=60, headers=served.authorized) as client:
         yield client
 
 
 @pytest.fixture
 def client(served: Served) -> Iterator[openai.OpenAI]:
     """The stock client on the API; it does not try again, so that a test sees the first answer."""
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0, timeout=60) as found:
         yield found
 
 

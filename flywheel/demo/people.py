@@ -80,7 +80,7 @@ class People:
         self.model = model
         self.tally = Tally()
         self._api = api
-        self._client = openai.OpenAI(base_url=f"{api.url}/v1", api_key="not-needed", max_retries=0, timeout=120)
+        self._client = openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.key or "none", max_retries=0, timeout=120)
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="people")
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from flywheel.client import ApiClient
+from flywheel.database import migrate, open_database
 from flywheel.demo import stages
 from flywheel.demo.people import People
 from flywheel.demo.stages import QUICK, SaidNoError, Scale, Turn
 from flywheel.demo.telling import Teller
 from flywheel.errors import FlywheelError
+from flywheel.local_key import local_key
 from flywheel.parts import appliance_parts
 from flywheel.processes import Supervisor
 from flywheel.settings import PREFIX, Settings, load_settings
@@ -47,9 +50,12 @@ def run_demo(*, approve_without_asking: bool, quick: bool) -> int:
         signal.signal(stopping, _interrupt)
     turn: Turn | None = None
     try:
-        with Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
+        with ExitStack() as stack:
+            key = stack.enter_context(local_key(settings))
+            parts = appliance_parts(settings, dashboard_key=key)
+            supervisor = stack.enter_context(Supervisor(parts, logs=settings.home / "logs"))
             _start(supervisor, tell)
-            turn = _turn(settings, tell, scale)
+            turn = _turn(settings, tell, scale, key)
             _run_stages(turn, approve_without_asking=approve_without_asking)
     except KeyboardInterrupt:
         console.print("\nInterrupted; everything is stopped. The next run starts clean.")
@@ -85,7 +91,11 @@ def _prepare(scale: Scale) -> Settings:
     toml = f"[serving]\nlook_seconds = 2.0\n\n[retrain]\n{retrain}"
     (home / "flywheel.toml").write_text(toml)
     os.environ[PREFIX + "HOME"] = str(home)
-    return load_settings()
+    settings = load_settings()
+    database = open_database(settings.resolved_database_url)
+    migrate(database)
+    database.dispose()
+    return settings
 
 
 def _start(supervisor: Supervisor, tell: Teller) -> None:
@@ -94,8 +104,8 @@ def _start(supervisor: Supervisor, tell: Teller) -> None:
         supervisor.wait_until_healthy(lambda name, seconds: tell.say(f"{name} is healthy after {seconds:.0f} s"))
 
 
-def _turn(settings: Settings, tell: Teller, scale: Scale) -> Turn:
-    api = ApiClient(settings.api_url, timeout_seconds=600)
+def _turn(settings: Settings, tell: Teller, scale: Scale, key: str) -> Turn:
+    api = ApiClient(settings.api_url, key=key, timeout_seconds=600)
     people = People(api, model=settings.serving.alias, at_once=16)
     return Turn(api=api, people=people, tell=tell, scale=scale, alias=settings.serving.alias)
 

@@ -20,7 +20,7 @@ def list_entries(
 ) -> dict[str, Any]:
     """Newest first; `before` is the last position of the page above."""
     with reading(appliance.database) as session:
-        rows = audit_entries(session, tenant=appliance.settings.tenant, limit=limit, before=before)
+        rows = audit_entries(session, tenant=appliance.tenant, limit=limit, before=before)
     return {"data": [row.model_dump() for row in rows]}
 
 

@@ -45,7 +45,7 @@ def list_completions(
     with reading(appliance.database) as session:
         rows = stored_completions(
             session,
-            tenant=appliance.settings.tenant,
+            tenant=appliance.tenant,
             limit=limit + 1,
             after=after,
             newest_first=order == "desc",
@@ -90,7 +90,7 @@ def update_completion(completion_id: str, body: MetadataBody, appliance: Holder)
 def delete_completion(completion_id: str, appliance: Holder) -> dict[str, Any]:
     """Erase its words, unfinished ones too; the row goes on counting, and never reaches a later dataset version."""
     with writing(appliance.database) as session:
-        row = interaction(session, completion_id, tenant=appliance.settings.tenant)
+        row = interaction(session, completion_id, tenant=appliance.tenant)
         if row.status == OPEN:
             raise ConflictError(f"Completion {completion_id!r} is still being answered. Delete it when it is over.")
         if row.content == DELETED:
@@ -112,7 +112,7 @@ def page(found: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
 
 
 def _stored(session: Session, appliance: Appliance, completion_id: str) -> Interaction:
-    row = interaction(session, completion_id, tenant=appliance.settings.tenant)
+    row = interaction(session, completion_id, tenant=appliance.tenant)
     if row.content != KEPT or row.status != "finished":
         raise NotFoundError(f"Completion {completion_id!r} is not stored: it holds no words, or it was not finished.")
     return row

@@ -18,7 +18,7 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 def list_datasets(appliance: Holder) -> dict[str, Any]:
     """Newest first."""
     with reading(appliance.database) as session:
-        rows = latest_dataset_versions(session, tenant=appliance.settings.tenant)
+        rows = latest_dataset_versions(session, tenant=appliance.tenant)
     return {"data": [row.model_dump() for row in rows]}
 
 
@@ -26,4 +26,4 @@ def list_datasets(appliance: Holder) -> dict[str, Any]:
 def one_dataset(name: str, appliance: Holder) -> dict[str, Any]:
     """One version with its report."""
     with reading(appliance.database) as session:
-        return dataset_version(session, name, tenant=appliance.settings.tenant).model_dump()
+        return dataset_version(session, name, tenant=appliance.tenant).model_dump()

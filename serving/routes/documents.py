@@ -78,4 +78,4 @@ def _shown(document: Document) -> dict[str, Any]:
 
 def _audit(appliance: Appliance, actor: str, act: str, subject: str, details: dict[str, Any]) -> None:
     with writing(appliance.database) as session:
-        record_act(session, tenant=appliance.settings.tenant, actor=actor, act=act, subject=subject, details=details)
+        record_act(session, tenant=appliance.tenant, actor=actor, act=act, subject=subject, details=details)

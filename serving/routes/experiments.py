@@ -33,7 +33,7 @@ class ExperimentBody(BaseModel):
 def list_experiments(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
     """Newest first."""
     with reading(appliance.database) as session:
-        rows = latest_experiments(session, tenant=appliance.settings.tenant, limit=limit)
+        rows = latest_experiments(session, tenant=appliance.tenant, limit=limit)
     return {"data": [row.model_dump() for row in rows]}
 
 
@@ -47,7 +47,7 @@ async def one_experiment(experiment_id: str, appliance: Holder) -> dict[str, Any
 
 def _read(appliance: Appliance, experiment_id: str) -> dict[str, Any]:
     with reading(appliance.database) as session:
-        return experiment(session, experiment_id, tenant=appliance.settings.tenant).model_dump()
+        return experiment(session, experiment_id, tenant=appliance.tenant).model_dump()
 
 
 @router.post("/v1/experiments")
@@ -73,7 +73,7 @@ def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
             raise ConflictError(f"{champion.name} is live already: it cannot challenge itself.")
         return open_experiment(
             session,
-            tenant=settings.tenant,
+            tenant=appliance.tenant,
             alias=settings.serving.alias,
             champion=champion.name,
             challenger=challenger.name,

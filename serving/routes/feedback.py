@@ -136,7 +136,7 @@ def _rows(about: Interaction, body: FeedbackBody) -> list[Feedback]:
 
 def rateable(session: Session, appliance: Appliance, completion_id: str, *, choice: int) -> Interaction:
     """The completion, once it is sure that it has the choice. Raises NotFoundError and UserError."""
-    about = interaction(session, completion_id, tenant=appliance.settings.tenant)
+    about = interaction(session, completion_id, tenant=appliance.tenant)
     choices = max(1, len(choices_of(about))) if about.content == KEPT else choice + 1
     if choice >= choices:
         raise UserError(f"choice {choice} does not exist: completion {about.id} has {choices}, from 0 on.")

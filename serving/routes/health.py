@@ -67,7 +67,7 @@ async def _engine(appliance: Appliance) -> dict[str, Any]:
 def _vector_store(appliance: Appliance) -> dict[str, Any]:
     library = appliance.library
     if library is None:
-        return _part(False, appliance.library_trouble)
+        return _part(False, appliance.shelves.trouble)
     return _part(library.healthy(), f"{len(library.documents())} documents, index {library.index_version}")
 
 

@@ -23,7 +23,7 @@ def list_interactions(
 ) -> dict[str, Any]:
     """A page; `before` is the last id of the page above."""
     with reading(appliance.database) as session:
-        rows = latest_interactions(session, tenant=appliance.settings.tenant, limit=limit, before=before)
+        rows = latest_interactions(session, tenant=appliance.tenant, limit=limit, before=before)
     return {"data": [row.model_dump() for row in rows]}
 
 
@@ -31,7 +31,7 @@ def list_interactions(
 def one_interaction(completion_id: str, appliance: Holder) -> dict[str, Any]:
     """The interaction, its feedback oldest first, and the preference pairs made of it."""
     with reading(appliance.database) as session:
-        found = interaction(session, completion_id, tenant=appliance.settings.tenant)
+        found = interaction(session, completion_id, tenant=appliance.tenant)
         said = feedback_history(session, completion_id)
         query = select(PreferencePair).where(PreferencePair.completion_id == completion_id)
         pairs = list(session.exec(query.order_by(col(PreferencePair.id))))

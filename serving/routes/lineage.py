@@ -18,4 +18,4 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 def lineage_of(completion_id: str, appliance: Holder) -> dict[str, Any]:
     """Adapter, run, dataset version, pairs with judgments and ratings, experiment and promotion of one answer."""
     with reading(appliance.database) as session:
-        return lineage(session, completion_id, tenant=appliance.settings.tenant)
+        return lineage(session, completion_id, tenant=appliance.tenant)

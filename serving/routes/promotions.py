@@ -71,7 +71,7 @@ def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
         live = _live(appliance, session)
         if body.act == "roll_back":
             return _roll_back(appliance, session, body, live=live)
-        trial = _experiment(session, body, tenant=appliance.settings.tenant, alias=alias)
+        trial = _experiment(session, body, tenant=appliance.tenant, alias=alias)
         if body.act == "reject":
             return reject(session, trial, live=live, actor=body.actor, reason=body.reason)
         approval = Approval(body.actor, body.reason, body.evidence_hash, body.override)
@@ -105,7 +105,7 @@ def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, l
     target = adapter(session, name)
     row = roll_back(
         session,
-        tenant=appliance.settings.tenant,
+        tenant=appliance.tenant,
         alias=alias,
         target=target,
         live=live,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from flywheel.database import reading
 from flywheel.errors import FlywheelError
+from serving.access import Caller
 from serving.appliance import Appliance, appliance_of
 from serving.rating_links import RatingLink, link_secret, make_token, read_token
 from serving.routes.feedback import FeedbackBody, give_feedback, rateable
@@ -44,11 +45,16 @@ def make_link(body: LinkBody, request: Request, appliance: Holder) -> dict[str, 
         rateable(session, appliance, body.completion_id, choice=body.choice)
     token, link = make_token(
         link_secret(appliance.settings.home),
+        tenant=appliance.tenant,
         completion_id=body.completion_id,
         choice=body.choice,
         lifetime=timedelta(seconds=body.expires_in),
     )
-    return {"object": "feedback.link", "url": str(request.url_for("rating_page", token=token)), **link.model_dump()}
+    return {
+        "object": "feedback.link",
+        "url": str(request.url_for("rating_page", token=token)),
+        **link.model_dump(exclude={"tenant"}),
+    }
 
 
 @router.get("/rate/{token}", response_class=HTMLResponse)
@@ -67,7 +73,7 @@ async def rate(token: str, appliance: Holder, value: Annotated[Literal["up", "do
     try:
         link = await asyncio.to_thread(_read, appliance, token)
         body = FeedbackBody(completion_id=link.completion_id, choice=link.choice, value=value == "up")
-        await give_feedback(body, appliance)
+        await give_feedback(body, appliance.seen_by(Caller(link.tenant)))
     except FlywheelError as error:
         return _page("This does not work", f"<p>{escape(str(error))}</p>", error.status)
     return _page("Thank you", "<p>Your rating is kept.</p>")

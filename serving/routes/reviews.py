@@ -52,7 +52,7 @@ async def refill_queue(body: RefillBody, appliance: Holder) -> dict[str, int]:
 @router.get("/v1/reviews/next")
 def next_review(reviewer: Annotated[str, Query(min_length=1)], appliance: Holder) -> dict[str, Any]:
     """The next pair for this reviewer, or null when none waits."""
-    tenant = appliance.settings.tenant
+    tenant = appliance.tenant
     with writing(appliance.database) as session:
         pair = lease_next(session, tenant=tenant, reviewer=reviewer)
         counts = pair_counts(session, tenant=tenant)
@@ -69,7 +69,7 @@ def next_review(reviewer: Annotated[str, Query(min_length=1)], appliance: Holder
 @router.post("/v1/judgments")
 def add_judgment(body: JudgmentBody, appliance: Holder) -> dict[str, Any]:
     """Record a verdict. The same one again changes nothing; another one by the same reviewer is refused (409)."""
-    tenant = appliance.settings.tenant
+    tenant = appliance.tenant
     with writing(appliance.database) as session:
         pair = preference_pair(session, body.pair_id, tenant=tenant)
         judgment = judge(session, pair, **body.model_dump(exclude={"pair_id"}))
@@ -82,7 +82,7 @@ def list_pairs(
     appliance: Holder, state: str | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> dict[str, Any]:
     """Newest first, of one state or of all."""
-    tenant = appliance.settings.tenant
+    tenant = appliance.tenant
     with reading(appliance.database) as session:
         rows = latest_pairs(session, tenant=tenant, state=state, limit=limit)
         counts = pair_counts(session, tenant=tenant)

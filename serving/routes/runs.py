@@ -33,7 +33,7 @@ def ask_for_run(body: RunBody, appliance: Holder) -> dict[str, Any]:
     with writing(appliance.database) as session:
         run = queue_run(
             session,
-            tenant=appliance.settings.tenant,
+            tenant=appliance.tenant,
             alias=appliance.settings.serving.alias,
             recipe=body.recipe,
             requested_by=body.requested_by,
@@ -45,7 +45,7 @@ def ask_for_run(body: RunBody, appliance: Holder) -> dict[str, Any]:
 def list_runs(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
     """Newest first."""
     with reading(appliance.database) as session:
-        rows = latest_runs(session, tenant=appliance.settings.tenant, limit=limit)
+        rows = latest_runs(session, tenant=appliance.tenant, limit=limit)
     return {"data": [row.model_dump() for row in rows]}
 
 
@@ -53,7 +53,7 @@ def list_runs(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50
 def one_run(run_id: str, appliance: Holder) -> dict[str, Any]:
     """One run and its events, oldest first."""
     with reading(appliance.database) as session:
-        run = training_run(session, run_id, tenant=appliance.settings.tenant)
+        run = training_run(session, run_id, tenant=appliance.tenant)
         events = run_events(session, run_id)
     return run.model_dump() | {"events": [event.model_dump() for event in events]}
 
@@ -62,7 +62,7 @@ def one_run(run_id: str, appliance: Holder) -> dict[str, Any]:
 def stop_run(run_id: str, body: ActBody, appliance: Holder) -> dict[str, Any]:
     """Cancel a run that has not ended; its worker notices at its next step."""
     with writing(appliance.database) as session:
-        run = training_run(session, run_id, tenant=appliance.settings.tenant)
+        run = training_run(session, run_id, tenant=appliance.tenant)
         cancel_run(session, run, actor=body.actor)
         session.refresh(run)
     return run.model_dump()

@@ -25,13 +25,13 @@ def status(appliance: Holder) -> dict[str, Any]:
     settings, standing = appliance.settings, appliance.live.standing
     with reading(appliance.database) as session:
         running = running_experiment(session, alias=settings.serving.alias)
-        runs = latest_runs(session, tenant=settings.tenant, limit=1)
+        runs = latest_runs(session, tenant=appliance.tenant, limit=1)
         counts = {
-            "interactions": _count(session, Interaction, Interaction.tenant == settings.tenant),
-            "ratings": _count(session, Feedback, Feedback.tenant == settings.tenant, Feedback.name == RATING),
-            "runs": _count(session, TrainingRun, TrainingRun.tenant == settings.tenant),
+            "interactions": _count(session, Interaction, Interaction.tenant == appliance.tenant),
+            "ratings": _count(session, Feedback, Feedback.tenant == appliance.tenant, Feedback.name == RATING),
+            "runs": _count(session, TrainingRun, TrainingRun.tenant == appliance.tenant),
         }
-        pairs = pair_counts(session, tenant=settings.tenant)
+        pairs = pair_counts(session, tenant=appliance.tenant)
     return {
         "live": {"alias": settings.serving.alias, "adapter": standing.champion, "epoch": standing.epoch},
         "experiment": running.model_dump() if running else None,

@@ -19,6 +19,7 @@ import openai
 import psycopg
 import pytest
 
+from flywheel.local_key import local_key
 from flywheel.parts import appliance_parts
 from flywheel.processes import Part, Supervisor
 from flywheel.settings import Settings
@@ -88,9 +89,21 @@ def box(
             yield settings
 
 
+@pytest.fixture(scope="module")
+def key(box: Settings) -> Iterator[str]:
+    with local_key(box) as found:
+        yield found
+
+
 @pytest.fixture
-def client(box: Settings) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{box.api_url}/v1", api_key="any", max_retries=0)
+def client(box: Settings, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{box.api_url}/v1", api_key=key, max_retries=0)
+
+
+@pytest.fixture
+def api(box: Settings, key: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=box.api_url, headers={"authorization": f"Bearer {key}"}, timeout=60) as found:
+        yield found
 
 
 @pytest.mark.timeout(400)
@@ -107,39 +120,41 @@ def test_another_base_model_answers_with_its_own_tokenizer_and_template(client: 
     assert done.usage.completion_tokens >= 1
 
 
-def test_documents_live_in_the_chroma_server_and_ground_answers(box: Settings, client: openai.OpenAI) -> None:
+def test_documents_live_in_the_chroma_server_and_ground_answers(
+    box: Settings, api: httpx.Client, client: openai.OpenAI
+) -> None:
     text = "# Orders\n\n## Returns\n\nThe desk takes orders back for thirty days.\n"
-    added = httpx.post(f"{box.api_url}/v1/documents", json={"title": "Orders", "text": text}, timeout=60)
+    added = api.post("/v1/documents", json={"title": "Orders", "text": text}, timeout=60)
     assert added.json()["chunks"] == 1
     done = client.chat.completions.create(
         model="flywheel",
         messages=[{"role": "user", "content": "For how many days does the desk take orders back?"}],
         max_tokens=8,
     )
-    kept = httpx.get(f"{box.api_url}/v1/interactions/{done.id}").json()
+    kept = api.get(f"/v1/interactions/{done.id}").json()
     assert kept["route"] == "knowledge"
     assert kept["passages"][0]["document"] == "Orders"
     assert not (box.home / "chroma").exists()
 
 
-def test_records_live_in_postgresql(box: Settings, client: openai.OpenAI) -> None:
+def test_records_live_in_postgresql(box: Settings, api: httpx.Client, client: openai.OpenAI) -> None:
     done = client.chat.completions.create(
         model="flywheel-plain", messages=[{"role": "user", "content": "help"}], max_tokens=4, user="ann"
     )
-    rated = httpx.post(f"{box.api_url}/v1/feedback", json={"completion_id": done.id, "value": 4, "user": "ann"})
+    rated = api.post("/v1/feedback", json={"completion_id": done.id, "value": 4, "user": "ann"})
     assert rated.status_code == 200
-    kept = httpx.get(f"{box.api_url}/v1/interactions/{done.id}").json()
+    kept = api.get(f"/v1/interactions/{done.id}").json()
     assert kept["status"] == "finished"
     assert kept["feedback"][0]["score"] == 0.75
     assert not (box.home / "flywheel.db").exists()
 
 
-def test_worker_takes_a_run_and_says_what_is_missing(box: Settings) -> None:
-    run = httpx.post(f"{box.api_url}/v1/runs", json={"requested_by": "ann"}).json()
+def test_worker_takes_a_run_and_says_what_is_missing(api: httpx.Client) -> None:
+    run = api.post("/v1/runs", json={"requested_by": "ann"}).json()
     give_up = time.monotonic() + 60
     while run["state"] in ("queued", "running") and time.monotonic() < give_up:
         time.sleep(0.5)
-        run = httpx.get(f"{box.api_url}/v1/runs/{run['id']}").json()
+        run = api.get(f"/v1/runs/{run['id']}").json()
     assert run["state"] == "failed"
     assert "pairs" in run["error"]
 

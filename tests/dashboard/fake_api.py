@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.middleware.base import RequestResponseEndpoint
 
 from tests.dashboard.fake_records import (
     CHALLENGER,
@@ -35,6 +36,18 @@ def refusal(status: int, message: str, **more: Any) -> JSONResponse:
 
 def make_app(records: Records) -> FastAPI:
     app = FastAPI()
+
+    @app.middleware("http")
+    async def keys(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        needed = f"Bearer {records.key}"
+        if records.key and request.url.path != "/readyz" and request.headers.get("authorization") != needed:
+            return refusal(401, "This API key is not valid.")
+        return await call_next(request)
+
+    @app.get("/v1/caller")
+    def caller() -> Json:
+        return {"object": "caller", "name": "Mira" if records.key else None, "tenant": "default", "scope": "admin"}
+
     add_chat(app, records)
     add_reviews(app, records)
     add_decisions(app, records)

@@ -120,6 +120,7 @@ class Records:
     def reset(self) -> None:
         """As before the first request: one server serves every test."""
         self.received: list[tuple[str, Json]] = []
+        self.key = ""
         self.pairs: list[Json] = [
             {
                 "id": f"pair-{number}",

@@ -190,3 +190,26 @@ def test_page_without_an_api_is_one_sentence(open_page: OpenPage, monkeypatch: p
     page.run()
     assert [str(error.value).count("cannot be reached") for error in page.error] == [1]
     assert not page.exception
+
+
+def test_a_person_signs_in_with_a_key_and_their_name_comes_with_it(open_page: OpenPage, records: Records) -> None:
+    records.key = "sk-fw-right"
+    page = open_page("chat", name="")
+    assert [box.label for box in page.text_input] == ["API key"]
+    assert not page.chat_input
+    page.text_input[0].set_value("sk-fw-wrong")
+    page.button[0].click().run()
+    assert "This API key is not valid." in texts(page)
+    assert not page.chat_input
+    page.text_input[0].set_value(" sk-fw-right ")
+    page.button[0].click().run()
+    assert page.chat_input
+    assert page.text_input(key="name").value == "Mira"
+
+
+def test_a_shared_key_signs_everybody_in(
+    open_page: OpenPage, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.key = "sk-fw-shared"
+    monkeypatch.setenv("FLYWHEEL_API_KEY", "sk-fw-shared")
+    assert open_page("chat").chat_input

@@ -57,7 +57,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory, replicas: list[ScriptedRe
     )
     with serving_on(settings) as found:
         wait_until(lambda: answers(f"{found.url}/readyz"), seconds=280)
-        httpx.post(f"{found.url}/v1/documents", json={"title": "Heron ferry", "text": PRICE})
+        httpx.post(f"{found.url}/v1/documents", json={"title": "Heron ferry", "text": PRICE}, headers=found.authorized)
         yield found
 
 
@@ -69,7 +69,7 @@ def ask(scripted: Served) -> Ask:
     def post(word: str, *, model: str = "flywheel-plain", stream: bool = False) -> httpx.Response:
         content = f"{word} how much does the heron ferry cost?"
         body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]}
-        return httpx.post(f"{scripted.url}/v1/chat/completions", json=body, timeout=30)
+        return httpx.post(f"{scripted.url}/v1/chat/completions", json=body, timeout=30, headers=scripted.authorized)
 
     return post
 
@@ -95,7 +95,7 @@ def test_engine_that_fails_in_mid_stream_is_an_error_and_a_failed_row(
 
 
 def test_stock_client_sees_the_failure_of_a_stream_as_an_error(scripted: Served) -> None:
-    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key=scripted.key, max_retries=0) as client:
         stream = client.chat.completions.create(
             model="flywheel-plain", messages=[{"role": "user", "content": "die now"}], stream=True
         )
@@ -127,7 +127,7 @@ def test_defect_of_ours_is_a_500_with_a_request_id_and_a_failed_row(
 def test_citation_reaches_client_and_record(scripted: Served, stream: bool) -> None:
     question = [{"role": "user", "content": "cite how much does the heron ferry cost?"}]
     body: Any = {"model": "flywheel", "messages": question, "stream": stream}
-    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x") as client:
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key=scripted.key) as client:
         if stream:
             chunks = list(client.chat.completions.create(**body))
             found = (chunks[-1].choices[0].delta.model_extra or {})["annotations"][0]["url_citation"]
@@ -138,7 +138,10 @@ def test_citation_reaches_client_and_record(scripted: Served, stream: bool) -> N
     assert scripted_engine.CITED[found["start_index"] : found["end_index"]] == "[1]"
     row = last_row(scripted)
     assert [(passage.section, passage.cited) for passage in row.passages] == [("Price", True)]
-    assert httpx.get(scripted.url + found["url"].partition("#")[0]).json()["document"] == "Heron ferry"
+    assert (
+        httpx.get(scripted.url + found["url"].partition("#")[0], headers=scripted.authorized).json()["document"]
+        == "Heron ferry"
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -158,7 +161,9 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
     monkeypatch.setattr(writer, "_commit", slow)
     before = len(scripted_engine.asked)
     body = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "cite"}], "stream": stream}
-    with httpx.stream("POST", f"{scripted.url}/v1/chat/completions", json=body) as response:
+    with httpx.stream(
+        "POST", f"{scripted.url}/v1/chat/completions", json=body, headers=scripted.authorized
+    ) as response:
         for data in response.iter_raw():
             events += ["done" if b"[DONE]" in data else "sent"]
     assert len(scripted_engine.asked) == before + 1
@@ -173,7 +178,7 @@ def test_slow_stream_is_kept_alive_by_comments_that_stock_clients_pass_over(
     monkeypatch.setattr("serving.stream.HEARTBEAT_SECONDS", scripted_engine.PAUSE / 3)
     assert ask("slow", stream=True).text.count(": keep-alive\n\n") in (1, 2, 3)
     assert "keep-alive" not in ask("cite", stream=True).text
-    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key="x") as client:
+    with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key=scripted.key) as client:
         asked: Any = [{"role": "user", "content": "slow please"}]
         stream = client.chat.completions.create(model="flywheel-plain", messages=asked, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == scripted_engine.CITED

@@ -25,7 +25,11 @@ The ticket office of the Heron ferry is open from 8:30 to 17:00.
 def documents(served: Served) -> None:
     import httpx
 
-    answer = httpx.post(f"{served.url}/v1/documents", json={"title": "Heron ferry", "text": TEXT, "actor": "olga"})
+    answer = httpx.post(
+        f"{served.url}/v1/documents",
+        json={"title": "Heron ferry", "text": TEXT, "actor": "olga"},
+        headers=served.authorized,
+    )
     assert answer.json() == {"document": "Heron ferry", "sections": 2, "chunks": 2}
 
 

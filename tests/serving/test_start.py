@@ -71,6 +71,7 @@ def test_sigterm_lets_the_answer_under_way_finish(tmp_path: Path, engine_url: st
         tmp_path,
         FLYWHEEL_BASE_MODEL=base_model,
         FLYWHEEL_SERVING__PORT="0",
+        FLYWHEEL_SERVING__REQUIRE_KEYS="false",
         FLYWHEEL_ENGINE__URLS=json.dumps([engine_url]),
     )
     try:

@@ -1,0 +1,148 @@
+"""Who calls, and what they may: every request's key is checked here, before any route sees it.
+
+What a path needs stands in `RULES`; a path that no rule names needs `operate`, so a new route is closed until somebody
+opens it. A key is read from the database again after half a second, which is how long a revoked one may go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import orjson
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flywheel.database import now, reading, writing
+from flywheel.errors import AccessError, FlywheelError, ForbiddenError, UnavailableError
+from flywheel.keys import ApiKey, key_of, note_use, secret_hash
+from flywheel.keys import Scope as KeyScope
+from flywheel.settings import Settings
+from serving.protocol import error_of, send_bytes
+
+Need = Literal["nothing", "chat", "review", "operate", "admin"]
+RULES: tuple[tuple[str, str, Need], ...] = (
+    ("GET", r"/healthz|/readyz|/openapi\.json", "nothing"),
+    ("GET|POST", r"/rate/[^/]+", "nothing"),  # the signed link is the key
+    (".*", r"/v1/(chat/completions|feedback|models|embeddings)(/.*)?|/v1/search|/v1/caller", "chat"),
+    (".*", r"/v1/(reviews|judgments|pairs)(/.*)?", "review"),
+    ("GET", r"/v1/interactions(/.*)?", "review"),
+    (".*", r"/v1/keys(/.*)?", "admin"),
+)
+OWN_RECORDS = re.compile(r"/v1/(documents|lineage|audit|interactions)(/.*)?")
+"""What operators of any tenant have of their own; the adapters and all that makes them belong to the appliance's."""
+FRESH_SECONDS = 0.5
+USE_NOTED = timedelta(minutes=1)
+MOST_KNOWN = 10_000
+NO_KEY = "This request carries no API key. Send `Authorization: Bearer sk-fw-…`; `flywheel keys create` makes one."
+BAD_KEY = "This API key is not valid: unknown, ended or revoked. `flywheel keys create` makes a new one."
+
+OTHER_TENANT = "Adapters and experiments are run by the appliance's own tenant; this key belongs to another one."
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key a request carries. Without keys (`serving.require_keys = false`) everybody is the admin."""
+
+    tenant: str
+    scope: KeyScope = "admin"
+    key: ApiKey | None = None
+
+
+class KeyRing:
+    """The keys as the database had them a moment ago."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[str, tuple[float, ApiKey | None]] = {}
+
+    async def find(self, secret: str) -> ApiKey | None:
+        """The valid key with this secret. Raises UnavailableError when the database cannot be asked."""
+        hashed = secret_hash(secret)
+        read_at, key = self._known.get(hashed, (0.0, None))
+        if time.monotonic() - read_at > FRESH_SECONDS:
+            try:
+                key = await asyncio.to_thread(self._read, hashed)
+            except SQLAlchemyError as error:
+                raise UnavailableError("API keys cannot be checked: the database does not answer.") from error
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[hashed] = (time.monotonic(), key)
+        return key if key is not None and key.valid else None
+
+    def _read(self, hashed: str) -> ApiKey | None:
+        with reading(self._database) as session:
+            key = key_of(session, hashed)
+        if key is not None and key.valid and (key.last_used_at is None or now() - key.last_used_at > USE_NOTED):
+            with writing(self._database) as session:
+                note_use(session, key.id)
+        return key
+
+
+class Access:
+    """The layer that lets a request in, or answers it with 401 or 403."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                caller = scope.setdefault("state", {})["caller"] = await self._caller(scope)
+                left = scope["app"].state.appliance.limits.admit(caller.key) if caller.key is not None else {}
+            except FlywheelError as error:
+                status, body, headers = error_of(error)
+                more = {"www-authenticate": "Bearer"} if status == 401 else {}
+                return await send_bytes(send, status, orjson.dumps(body), headers | more)
+            if left:
+                send = with_headers(send, left)
+        return await self.app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        need = needed(scope["method"], scope["path"])
+        if need == "nothing" or not self.settings.serving.require_keys:
+            return Caller(self.settings.tenant)
+        secret = secret_of(scope["headers"])
+        if not secret:
+            raise AccessError(NO_KEY)
+        key = await scope["app"].state.appliance.keys.find(secret)
+        if key is None:
+            raise AccessError(BAD_KEY)
+        if not key.allows(need):
+            raise ForbiddenError(f"This key's scope is {key.scope}; {scope['method']} {scope['path']} needs {need}.")
+        if key.tenant != self.settings.tenant and need == "operate" and not OWN_RECORDS.fullmatch(scope["path"]):
+            raise ForbiddenError(OTHER_TENANT)
+        return Caller(key.tenant, key.scope, key)
+
+
+def with_headers(send: Send, more: dict[str, str]) -> Send:
+    """`send`, whose answer tells these as well."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(raw=message["headers"]).update(more)
+        await send(message)
+
+    return sending
+
+
+def needed(method: str, path: str) -> Need:
+    """The scope that a request needs."""
+    found = (need for methods, paths, need in RULES if re.fullmatch(methods, method) and re.fullmatch(paths, path))
+    return next(found, "operate")
+
+
+def secret_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The key that a request carries, as OpenAI's clients send it; empty where it carries none."""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            text: str = value[7:].decode("latin-1").strip()
+            return text
+    return ""

@@ -1,0 +1,76 @@
+"""What a key may use in a minute, and at once. Counted in this process, in windows of one minute from the first use.
+
+Requests are counted when they come, tokens when the engine has counted them: so tokens may pass their limit by what was
+under way, and then nothing is taken until the window ends. Headers are OpenAI's `x-ratelimit-*`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from flywheel.errors import LimitError
+from flywheel.keys import ApiKey
+
+KINDS = ("requests", "tokens")
+
+
+class KeyLimits:
+    """Holds the counts of every key that has limits."""
+
+    def __init__(self) -> None:
+        self._windows = FixedWindowRateLimiter(MemoryStorage())
+        self._under_way: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """By kind of limit."""
+
+    def admit(self, key: ApiKey) -> dict[str, str]:
+        """Count one request; the headers that tell what is left. Raises LimitError with the seconds to wait."""
+        headers = dict[str, str]()
+        for kind, most in zip(KINDS, (key.limits.requests_per_minute, key.limits.tokens_per_minute), strict=True):
+            if most is None:
+                continue
+            window = RateLimitItemPerMinute(most)
+            fits = self._windows.hit(window, kind, key.id) if kind == "requests" else self._left(window, key)
+            ends, left = self._windows.get_window_stats(window, kind, key.id)
+            seconds = max(1, math.ceil(ends - time.time()))
+            if not fits:
+                self._refuse(kind, f"This key may use {most} {kind} a minute. Try again in {seconds} s.", seconds)
+            headers |= {
+                f"x-ratelimit-limit-{kind}": str(most),
+                f"x-ratelimit-remaining-{kind}": str(left),
+                f"x-ratelimit-reset-{kind}": f"{seconds}s",
+            }
+        return headers
+
+    def _left(self, window: RateLimitItemPerMinute, key: ApiKey) -> bool:
+        return self._windows.test(window, "tokens", key.id)
+
+    def spend(self, key: ApiKey, tokens: int) -> None:
+        """Count the tokens of an answer that is over."""
+        if tokens and key.limits.tokens_per_minute is not None:
+            self._windows.hit(RateLimitItemPerMinute(key.limits.tokens_per_minute), "tokens", key.id, cost=tokens)
+
+    @contextmanager
+    def under_way(self, key: ApiKey) -> Iterator[None]:
+        """For as long as one chat takes. Raises LimitError when the key has as many under way as it may."""
+        if key.limits.at_once is not None and self._under_way[key.id] >= key.limits.at_once:
+            self._refuse("at_once", f"This key may have {key.limits.at_once} chats under way at once. Wait for one.", 1)
+        self._under_way[key.id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[key.id] -= 1
+            if not self._under_way[key.id]:
+                del self._under_way[key.id]
+
+    def _refuse(self, kind: str, text: str, seconds: int) -> None:
+        self.refused[kind] += 1
+        raise LimitError(text, retry_after=seconds)
