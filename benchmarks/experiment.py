@@ -11,15 +11,12 @@ that half of the runs never reach is absent.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from math import isfinite
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.figures import Figure, measured, show
 from benchmarks.simulated_experiment import (
     BEST_ARM,
     Z_TEST,
@@ -31,38 +28,6 @@ from benchmarks.simulated_experiment import (
 )
 
 BASE_RATE = 0.75
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number, beside a peer's and a target where there is one."""
-
-    figure: str
-    value: float
-    unit: str
-    peer: str | None = None
-    peer_value: float | None = None
-    ratio: float | None = None
-    """value / peer_value"""
-    target: str | None = None
-    holds: bool | None = None
-
-
-def measured(
-    figure: str,
-    value: float,
-    unit: str,
-    *,
-    peer: tuple[str, float] | None = None,
-    target: tuple[str, float] | None = None,
-) -> Figure:
-    """`target` is ("<=", limit) or (">=", limit)."""
-    name, peer_value = peer if peer and isfinite(peer[1]) else (None, None)
-    ratio = value / peer_value if peer_value else None
-    if target is None:
-        return Figure(figure, value, unit, name, peer_value, ratio)
-    holds = value <= target[1] if target[0] == "<=" else value >= target[1]
-    return Figure(figure, value, unit, name, peer_value, ratio, f"{target[0]} {target[1]:g}", bool(holds))
 
 
 def promotion_figures(rng: np.random.Generator, runs: int) -> Iterator[Figure]:
@@ -137,19 +102,6 @@ def all_figures(runs: int, seed: int) -> Iterator[Figure]:
         yield from (figure for figure in figures(rng, runs) if isfinite(figure.value))
 
 
-def print_table(figures: list[Figure], runs: int) -> None:
-    table = Table(title=f"Experiments, {runs:,} simulated runs each")
-    for column in ("figure", "value", "unit", "peer", "peer value", "target", "holds"):
-        table.add_column(column, justify="right" if "value" in column else "left")
-    for f in figures:
-        peer_value = "" if f.peer_value is None else f"{f.peer_value:,.2f}"
-        holds = "" if f.holds is None else "yes" if f.holds else "[bold red]no[/]"
-        table.add_row(f.figure, f"{f.value:,.2f}", f.unit, f.peer or "", peer_value, f.target or "", holds)
-    console = Console()
-    # Piped, rich would fold every row into eighty columns.
-    Console(width=console.width if console.is_terminal else 160).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="How often an experiment is wrong, and how many users it needs.")
     parser.add_argument("--runs", type=int, default=10_000, help="simulated runs behind each figure (default 10,000)")
@@ -159,10 +111,7 @@ def main() -> None:
     if arguments.runs < 1:
         parser.error(f"--runs is {arguments.runs}: give at least 1")
     figures = list(all_figures(arguments.runs, arguments.seed))
-    if arguments.json:
-        print(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
-    else:
-        print_table(figures, arguments.runs)
+    show(figures, f"Experiments, {arguments.runs:,} simulated runs each", as_json=arguments.json)
 
 
 if __name__ == "__main__":

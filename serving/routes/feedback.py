@@ -16,7 +16,7 @@ from sqlalchemy import Table, insert
 from sqlmodel import Session
 
 from flywheel.database import reading, writing
-from flywheel.errors import ConflictError, UserError
+from flywheel.errors import ConflictError, UnavailableError, UserError
 from flywheel.feedback import PICK, RATING, Feedback, feedback_history, new_feedback
 from flywheel.interactions import KEPT, Interaction, choices_of, interaction
 from flywheel.pairs import add_picked
@@ -70,7 +70,7 @@ async def give_feedback(body: FeedbackBody, appliance: Holder) -> dict[str, Any]
     else:
         said = await asyncio.to_thread(_read, appliance, body)
         if said.new:
-            await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in said.new))
+            said = await _keep(appliance, body, said)
     return {"object": "feedback", **said.kept[0].model_dump(exclude={"tenant"}), "ids": [row.id for row in said.kept]}
 
 
@@ -78,6 +78,17 @@ def _read(appliance: Appliance, body: FeedbackBody) -> Said:
     with reading(appliance.database) as session:
         about = rateable(session, appliance, body.completion_id, choice=body.choice)
         return _said(session, about, body)
+
+
+async def _keep(appliance: Appliance, body: FeedbackBody, said: Said) -> Said:
+    """On disk when it returns. The same request may have come twice at once; then one of them is what is kept."""
+    try:
+        await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in said.new))
+    except UnavailableError:
+        said = await asyncio.to_thread(_read, appliance, body)
+        if said.new:
+            raise
+    return said
 
 
 def _pick(appliance: Appliance, body: FeedbackBody) -> Said:
