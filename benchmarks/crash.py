@@ -231,18 +231,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def plain_environment(home: Path, *, port: int, engine: str) -> dict[str, str]:
+    """Settings of a server that answers plain chats, without keys."""
+    return {
+        "FLYWHEEL_HOME": str(home),
+        "FLYWHEEL_ENGINE__URLS": orjson.dumps([engine]).decode(),
+        "FLYWHEEL_SERVING__PORT": str(port),
+        "FLYWHEEL_SERVING__REQUIRE_KEYS": "false",
+        "FLYWHEEL_SERVING__RECONCILE_SECONDS": "0.2",
+        "FLYWHEEL_RAG__EMBEDDING_MODEL": "/nowhere",  # plain chats need none, and it takes seconds to load
+    }
+
+
 def killed(kills: int, *, home: Path, seed: int = 0, database_url: str | None = None) -> tuple[Notes, Compared]:
     """Kill serving that often; what was told, and what of it is gone."""
     notes, random, port = Notes(), Random(seed), free_port()
     with mock_engine() as engine:
-        environment = {
-            "FLYWHEEL_HOME": str(home),
-            "FLYWHEEL_ENGINE__URLS": orjson.dumps([engine]).decode(),
-            "FLYWHEEL_SERVING__PORT": str(port),
-            "FLYWHEEL_SERVING__REQUIRE_KEYS": "false",
-            "FLYWHEEL_SERVING__RECONCILE_SECONDS": "0.2",
-            "FLYWHEEL_RAG__EMBEDDING_MODEL": "/nowhere",  # plain chats need none, and it takes seconds to load
-        }
+        environment = plain_environment(home, port=port, engine=engine)
         if database_url is not None:
             environment["FLYWHEEL_DATABASE_URL"] = database_url
         server, url = Server(environment), f"http://127.0.0.1:{port}"
