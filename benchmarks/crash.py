@@ -164,6 +164,10 @@ class Server:
         self._process = self._context.Process(target=serve, args=(self._environment,))
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
