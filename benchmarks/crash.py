@@ -34,7 +34,7 @@ from sqlmodel import select
 from benchmarks.figures import Figure, measured, show
 from flywheel.database import open_database, reading
 from flywheel.feedback import Feedback
-from flywheel.interactions import Interaction
+from flywheel.interactions import OPEN, Interaction
 
 CLIENTS = 32
 STREAMED = 0.6
@@ -280,7 +280,7 @@ def compare(notes: Notes, database_url: str) -> Compared:
         answers=len(set(notes.done) - {one for one in finished if rows[one].status == "finished"}),
         ratings=sum(values.get(key) != said for key, said in notes.rated.items()),
         doubled_ratings=sum(count > 1 for count in ratings.values()),
-        still_open=sum(row.status == "open" for row in rows.values()),
+        still_open=sum(row.status == OPEN for row in rows.values()),
         wrong_words=sum(not _is_beginning(row) for row in cut),
         interrupted=len(cut),
     )

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from flywheel.base_model import resolve_base_model
 from flywheel.errors import UserError
 from flywheel.settings import Settings, load_settings
+from serving.logs import JsonLines
 from serving.records import open_records
 
 KEEP_ALIVE_SECONDS = 75
@@ -88,7 +89,9 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
 
 def set_up_log() -> None:
     """Our own lines, and what the libraries find alarming."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "chromadb", "sentence_transformers", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -23,6 +23,7 @@ from serving.graph import build_agent
 from serving.idempotency import Idempotency
 from serving.limits import KeyLimits
 from serving.live import LiveAliases
+from serving.logs import RequestLog
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
 from serving.reconcile import reconcile_forever
@@ -69,6 +70,7 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     for module in ROUTERS:
         app.include_router(module.router)
     app.add_middleware(Access, settings=settings)
+    app.add_middleware(RequestLog)
     app.add_middleware(RequestIds)
     install_error_handlers(app)
     return app

@@ -17,7 +17,7 @@ from sqlmodel import select
 
 from benchmarks.crash import Server, answers, free_port, mock_engine, plain_environment
 from flywheel.database import open_database, reading
-from flywheel.interactions import Interaction
+from flywheel.interactions import OPEN, Interaction
 from tests.conftest import wait_until
 
 DISCONNECTS = 1000
@@ -81,7 +81,7 @@ def test_a_thousand_disconnects_leave_a_thousand_rows(running: Running) -> None:
             await asyncio.gather(*(leave_early(http, running.url, number, gate) for number in range(DISCONNECTS)))
 
     asyncio.run(leave_all())
-    wait_until(lambda: all(row.status != "open" for row in running.rows()), seconds=60)
+    wait_until(lambda: all(row.status != OPEN for row in running.rows()), seconds=60)
     left = [row for row in running.rows() if "number" in row.client_metadata]
     assert sorted(int(row.client_metadata["number"]) for row in left) == list(range(DISCONNECTS))
     states = Counter(row.status for row in left)
@@ -115,4 +115,4 @@ def test_a_disk_that_takes_no_more_is_said_and_nothing_acknowledged_is_lost(runn
             assert http.post("/v1/feedback", json={"completion_id": kept[-1], "value": True}).status_code == 200
     rows = {row.id: row for row in running.rows()}
     assert {rows[one].status for one in kept} == {"finished"}
-    assert all(row.status != "open" for row in rows.values())
+    assert all(row.status != OPEN for row in rows.values())

@@ -1,0 +1,73 @@
+"""One line of JSON for each request and each event, on stderr: who, what, how long; never contents, never keys."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("serving.requests")
+QUIET = {"/healthz", "/readyz", "/metrics"}
+"""Asked by machines every few seconds; logged only when they fail."""
+FIELDS = "fields"
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object; what stands in its `fields` comes at the top level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class RequestLog:
+    """Logs a request once its answer is out. The path is logged without its query, which may hold words."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun, status = time.monotonic(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            return await self.app(scope, receive, sending)
+        finally:
+            if scope["path"] not in QUIET or status >= 400:
+                log.info("request", extra={FIELDS: self._fields(scope, status, time.monotonic() - begun)})
+
+    def _fields(self, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+        caller = scope.get("state", {}).get("caller")
+        key = caller.key if caller is not None else None
+        return {
+            "request_id": scope.get("request_id"),
+            "method": scope["method"],
+            "path": _without_token(scope["path"]),
+            "status": status or None,
+            "milliseconds": round(1000 * seconds, 1),
+            "tenant": caller.tenant if caller is not None else None,
+            "key": key.id if key is not None else None,
+        }
+
+
+def _without_token(path: str) -> str:
+    return "/rate/…" if path.startswith("/rate/") else path
