@@ -48,6 +48,12 @@ class ServingSettings(Section):
     """Longer requests get 413."""
     writer_queue: int = Field(default=2000, ge=1)
     """Rows that may wait for the disk; beyond it new requests get 503."""
+    prompt_price: float = Field(default=0, ge=0)
+    """Of a million prompt tokens: for the cost in /v1/usage."""
+    completion_price: float = Field(default=0, ge=0)
+    """Of a million tokens of answers."""
+    currency: str = "EUR"
+    """Of the prices."""
     reconcile_seconds: float = Field(default=2.0, gt=0)
     """How often the engines are made to match the database."""
     look_seconds: float = Field(default=5.0, gt=0)

@@ -108,6 +108,7 @@ def follow_run(console: Console, read: Callable[[], Row], *, poll_seconds: float
                 note=loss,
             )
             if run["ended_at"]:
+                bar.update(task, description=run["state"], completed=1, total=1, note="")
                 break
             time.sleep(poll_seconds)
     if run["error"]:

@@ -36,7 +36,7 @@ RULES: tuple[tuple[str, str, Need], ...] = (
     ("GET", r"/v1/interactions(/.*)?", "review"),
     (".*", r"/v1/keys(/.*)?", "admin"),
 )
-OWN_RECORDS = re.compile(r"/v1/(documents|lineage|audit|interactions)(/.*)?")
+OWN_RECORDS = re.compile(r"/v1/(documents|lineage|audit|interactions|usage)(/.*)?")
 """What operators of any tenant have of their own; the adapters and all that makes them belong to the appliance's."""
 FRESH_SECONDS = 0.5
 USE_NOTED = timedelta(minutes=1)

@@ -46,12 +46,13 @@ from serving.routes import (
     reviews,
     runs,
     status,
+    usage,
 )
 from serving.signals import watch_signals
 from serving.writer import RecordWriter
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
-REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status)
+REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status, usage)
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
 log = logging.getLogger(__name__)
 

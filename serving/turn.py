@@ -215,6 +215,8 @@ def open_turn(
     named = storable(str((view.metadata or {}).get("conversation_id") or ""))
     conversation = named or conversation_key(view.messages, user=user)
     unit = user or conversation
+    if tenant != settings.tenant:
+        unit = f"{tenant}/{unit}"  # experiments count users of all tenants, and an ann of each is two users
     return Turn(
         request_id=request_id,
         tenant=tenant,

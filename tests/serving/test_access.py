@@ -112,7 +112,9 @@ def test_a_scope_reaches_what_it_names_and_no_further(served: Served, plain: htt
             continue
         answer = plain.request(method, filled(path), headers=bearer(secret))
         ours = (
-            need != "operate" or tenant == "default" or path.startswith(("/v1/documents", "/v1/lineage", "/v1/audit"))
+            need != "operate"
+            or tenant == "default"
+            or path.startswith(("/v1/documents", "/v1/lineage", "/v1/audit", "/v1/usage"))
         )
         if SCOPES.index(scope) >= SCOPES.index(need) and ours:
             assert answer.status_code not in (401, 403) or answer.json()["error"]["code"] == "x", (method, path, scope)
@@ -147,6 +149,7 @@ def test_tenants_never_meet(speak: Callable[[str], httpx.Client], make: Make) ->
     body = {"model": "flywheel-plain", "messages": HELLO, "user": "ann"}
     chat = red.post("/v1/chat/completions", json=body).json()
     place = f"/v1/chat/completions/{chat['id']}"
+    assert red.get(f"/v1/interactions/{chat['id']}").json()["unit"] == "red/ann"
     for path in (place, f"/v1/interactions/{chat['id']}", f"/v1/lineage/{chat['id']}"):
         assert red.get(path).status_code == 200, path
         assert blue.get(path).status_code == 404, path

@@ -1,0 +1,100 @@
+"""What answering costs, by alias and arm: latency percentiles, speed, errors, tokens and money, from interactions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlmodel import Session, col
+
+from flywheel.interactions import OPEN, Interaction
+
+MOST_ROWS = 100_000
+PERCENTILES = (50, 95, 99)
+
+
+class Prices(NamedTuple):
+    """Per million tokens."""
+
+    prompt: float
+    completion: float
+
+
+class Usage(BaseModel):
+    """One alias and arm. Seconds are `{"p50", "p95", "p99"}`; none where nothing was measured."""
+
+    alias: str
+    arm: str | None
+    chats: int
+    error_rate: float
+    """The share that failed, for whatever reason of ours or the engine's."""
+    seconds: dict[str, float] | None
+    """From the question to the end of the answer, finished ones."""
+    first_token_seconds: dict[str, float] | None
+    """Streamed ones."""
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_second: float | None
+    """Of one answer on average, from question to end."""
+    cost: float
+    cost_per_chat: float
+
+
+def usage(session: Session, *, tenant: str, since: datetime, prices: Prices) -> list[Usage]:
+    """By alias and arm, the most used first; of the newest 100,000 closed interactions since then."""
+    query = (
+        select(
+            col(Interaction.alias),
+            col(Interaction.arm),
+            col(Interaction.status),
+            col(Interaction.asked_at),
+            col(Interaction.first_token_at),
+            col(Interaction.finished_at),
+            col(Interaction.prompt_tokens),
+            col(Interaction.completion_tokens),
+        )
+        .where(col(Interaction.tenant) == tenant, col(Interaction.asked_at) >= since, col(Interaction.status) != OPEN)
+        .order_by(col(Interaction.asked_at).desc())
+        .limit(MOST_ROWS)
+    )
+    groups: dict[tuple[str, str | None], list[Any]] = defaultdict(list)
+    for row in session.execute(query):
+        groups[row.alias, row.arm].append(row)
+    found = [_usage(alias, arm, rows, prices) for (alias, arm), rows in groups.items()]
+    return sorted(found, key=lambda one: -one.chats)
+
+
+def _usage(alias: str, arm: str | None, rows: Sequence[Any], prices: Prices) -> Usage:
+    done = [row for row in rows if row.status == "finished"]
+    took = [(row.finished_at - row.asked_at).total_seconds() for row in done]
+    first = [(row.first_token_at - row.asked_at).total_seconds() for row in rows if row.first_token_at is not None]
+    prompt, completion = (
+        sum(getattr(row, name) or 0 for row in rows) for name in ("prompt_tokens", "completion_tokens")
+    )
+    cost = (prompt * prices.prompt + completion * prices.completion) / 1e6
+    return Usage(
+        alias=alias,
+        arm=arm,
+        chats=len(rows),
+        error_rate=sum(row.status == "failed" for row in rows) / len(rows),
+        seconds=percentiles(took),
+        first_token_seconds=percentiles(first),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        tokens_per_second=sum(row.completion_tokens or 0 for row in done) / sum(took) if sum(took) else None,
+        cost=cost,
+        cost_per_chat=cost / len(rows),
+    )
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """p50, p95, p99 with linear interpolation; of one value, itself."""
+    if not values:
+        return None
+    cuts = quantiles(values, n=100, method="inclusive") if len(values) > 1 else list(values) * 99
+    return {f"p{percent}": cuts[percent - 1] for percent in PERCENTILES}
