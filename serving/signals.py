@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from sqlalchemy import Engine as Database
@@ -26,6 +27,7 @@ from serving.writer import Write
 
 LONGEST_ANSWER = timedelta(hours=1)
 OVERLAP = timedelta(seconds=30)
+BATCH = 200
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +61,7 @@ def find_signals(database: Database, tenant: str, since: datetime, seen: set[str
         )
         closed = set(session.exec(query))
         found, settled = list[Feedback](), closed & seen
-        for row in (session.get_one(Interaction, completion_id) for completion_id in closed - seen):
+        for row in _rows(session, closed - seen):
             earlier = _before(session, row)
             signals = about_itself(row) + (about_earlier(earlier, row) if earlier is not None else [])
             found += [_feedback(signal, row.tenant) for signal in signals]
@@ -67,6 +69,13 @@ def find_signals(database: Database, tenant: str, since: datetime, seen: set[str
                 settled.add(row.id)
         known = _known(session, {row.completion_id for row in found})
     return [row for row in found if (row.completion_id, row.name, row.key) not in known], settled
+
+
+def _rows(session: Session, completion_ids: set[str]) -> Iterator[Interaction]:
+    """Many to a query: one each is what most of a look would cost."""
+    waiting = sorted(completion_ids)
+    for start in range(0, len(waiting), BATCH):
+        yield from session.exec(select(Interaction).where(col(Interaction.id).in_(waiting[start : start + BATCH])))
 
 
 def _before(session: Session, row: Interaction) -> Interaction | None:
