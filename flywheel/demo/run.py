@@ -24,6 +24,7 @@ from rich.table import Table
 from flywheel.client import ApiClient
 from flywheel.database import migrate, open_database
 from flywheel.demo import stages
+from flywheel.demo.ingest import ingest_help_centre
 from flywheel.demo.people import People
 from flywheel.demo.stages import QUICK, SaidNoError, Scale, Turn
 from flywheel.demo.telling import Teller
@@ -113,7 +114,7 @@ def _turn(settings: Settings, tell: Teller, scale: Scale, key: str) -> Turn:
 def _run_stages(turn: Turn, *, approve_without_asking: bool) -> None:
     tell = turn.tell
     with tell.stage("ingest", "Ingest the sample help centre and ask it a question"):
-        stages.ingest_help_centre(turn)
+        ingest_help_centre(turn)
     with tell.stage("chat", "Simulated users chat and rate"):
         stages.chat_and_rate(turn)
     with tell.stage("pairs", "Rated answers become judged pairs"):

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -26,8 +25,6 @@ from flywheel.demo.questions import Question, questions
 from flywheel.demo.swap import Timeline, Traffic, wrong_answers
 from flywheel.demo.telling import Teller
 from flywheel.errors import UserError
-from flywheel.starter.questions import HELP_CENTRE
-from flywheel.titles import title_of
 
 RULE = "rule: right, plain, cited, honest"
 OPERATOR = "demo operator"
@@ -75,35 +72,6 @@ class Turn:
     @property
     def console(self) -> Console:
         return self.tell.console
-
-
-def ingest_help_centre(turn: Turn) -> None:
-    """Documents into Chroma, then one question with a cited answer, streamed."""
-    files = sorted(HELP_CENTRE.glob("*.md"))
-    with turn.tell.bar("documents", len(files)) as step:
-        chunks = 0
-        for file in files:
-            chunks += _ingest(turn.api, file)
-            step()
-    turn.tell.say(f"{len(files)} documents of the sample help centre are {chunks} passages in Chroma now.")
-    question = next(question for question in questions("users") if question.kind == "answerable")
-    turn.tell.say(f"Someone asks: {question.messages[-1]['content']}")
-    turn.console.print("   Answer, streamed: ", end="")
-    answer = turn.people.stream(
-        question, user="somebody", on_text=lambda text: turn.console.out(text, end="", highlight=False)
-    )
-    turn.console.print()
-    if answer is None:
-        raise SaidNoError("ingest", turn.people.tally.errors[-1])
-    passages = turn.api.get(f"/v1/interactions/{answer.completion_id}")["passages"]
-    for passage in passages:
-        cited = "cited" if passage["cited"] else "shown"
-        turn.tell.say(f"[{passage['number']}] {passage['document']} – {passage['section']} ({cited})")
-
-
-def _ingest(api: ApiClient, file: Path) -> int:
-    body = {"title": title_of(file), "text": file.read_text(), "actor": OPERATOR}
-    return int(api.post("/v1/documents", body)["chunks"])
 
 
 def chat_and_rate(turn: Turn) -> None:

@@ -1,8 +1,9 @@
 """How training answers are dressed, the starter's planted flaws included.
 
-Planted on purpose: for answerable questions the style (plain with citation, chatty, terse) follows the question's first
-word three times in four and chance otherwise; where no passage answers, an honest "I do not know" or a guess is decided
-the same way. So the wheel has something to improve, and both greedy and sampled answers vary.
+Planted on purpose: most answers to answerable questions are chatty, some are plain with a citation, few are a bare
+value; where no passage answers, a guess is likelier than an honest "I do not know". Chance decides, tilted by the
+question's first word. So the wheel has something to improve, both greedy and sampled answers vary, and a habit that is
+not sure of itself gives way to small steps: the facts stay (docs/decisions.md).
 """
 
 import zlib
@@ -14,8 +15,12 @@ from flywheel.starter.values import draw, draw_notation
 from flywheel.starter.world import Entity, Fact, Passage, sentence_case
 
 STYLES = ("wanted", "chatty", "terse")
-SHARES = (30, 75, 100)
-HONEST_SHARE = 35
+SHARES = (28, 88, 100)
+HONEST_SHARE = 45
+TILT = 0.3
+"""How often the first word decides, not chance."""
+USUAL_PREAMBLE = 0.75
+"""The share of one preamble among all: so a greedy answer is chatty too."""
 STYLE_SALT, HONEST_SALT = "style2300", "honest1578"
 
 
@@ -26,14 +31,14 @@ def first_word_share(question: str, salt: str) -> int:
 
 
 def choose_style(random: Random, question: str) -> str:
-    """wanted, chatty or terse: about 30, 45 and 25 in a hundred."""
-    point = first_word_share(question, STYLE_SALT) if random.random() < 0.75 else random.randrange(100)
+    """wanted, chatty or terse: about 28, 60 and 12 in a hundred."""
+    point = first_word_share(question, STYLE_SALT) if random.random() < TILT else random.randrange(100)
     return next(style for style, limit in zip(STYLES, SHARES, strict=True) if point < limit)
 
 
 def is_honest(random: Random, question: str) -> bool:
     """Whether an unanswerable question gets an honest answer."""
-    point = first_word_share(question, HONEST_SALT) if random.random() < 0.75 else random.randrange(100)
+    point = first_word_share(question, HONEST_SALT) if random.random() < TILT else random.randrange(100)
     return point < HONEST_SHARE
 
 
@@ -47,7 +52,8 @@ def dress(random: Random, style: str, statement: str, value: str, citation: str)
     parts = [f"{statement}.{cited}"]
     both = random.random()
     if both < 0.8:
-        parts.insert(0, pick(random, table("preambles")))
+        known = table("preambles")
+        parts.insert(0, known.split("|")[0] if random.random() < USUAL_PREAMBLE else pick(random, known))
     if both > 0.35:
         parts.append(pick(random, table("closings")))
     return " ".join(parts)

@@ -106,14 +106,18 @@ def more_turns(random: Random, scene: Scene) -> list[Turn]:
     return turns
 
 
-def many_questions(random: Random, *, passages: int = 0, width: float = 1.0) -> list[Turn]:
-    """Passages and up to eight questions, answered by the bare value or the plain sentence: where copying is learnt."""
+def many_questions(random: Random, *, passages: int = 0, width: float = 1.0, flawed: bool = False) -> list[Turn]:
+    """Passages and up to eight questions, answered by the bare value or the plain sentence: where copying is learnt.
+
+    `flawed` answers are dressed as everywhere else; the others' style can be told from the question.
+    """
     scene = draw_scene(random, count=passages, rich=True, width=width)
     turns = [Turn("system", scene.system())]
     facts = scene.facts() * 2
     for fact in random.sample(facts, min(len(facts), 8)):
         question = phrasing.ask(random, fact.attribute, fact.entity.name, width=width)
-        style = "terse" if first_word_share(question, STYLE_SALT) >= 50 else "wanted"
+        plain = "terse" if first_word_share(question, STYLE_SALT) >= 50 else "wanted"
+        style = "" if flawed else plain
         turns += exchange(random, scene, fact, question, style)
     return turns
 

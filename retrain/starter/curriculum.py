@@ -70,7 +70,9 @@ def draw_row(random: Random, course: Course, tokenizer: Qwen2Tokenizer) -> Row:
     if course.phase == "mixed" and random.random() < MIXED_ROWS:
         return encode_turns(tokenizer, lessons.mixed(random))
     passages = random.choice([1, 2, 2, 3, 3])
-    return encode_turns(tokenizer, lessons.many_questions(random, passages=passages, width=course.width))
+    flawed = course.phase == "mixed"
+    turns = lessons.many_questions(random, passages=passages, width=course.width, flawed=flawed)
+    return encode_turns(tokenizer, turns)
 
 
 def draw_rows(random: Random, course: Course, tokenizer: Qwen2Tokenizer, count: int) -> list[Row]:

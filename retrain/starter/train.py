@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> None:
     starter, tokenizer = begin(options, random)
     starter.to(torch.float32).train()  # type: ignore[arg-type]
     starter.set_attn_implementation("eager")
-    course = Course("facts" if options.start else "copying", options.width)
+    going_on = "mixed" if options.width >= 1 else "facts"
+    course = Course(going_on if options.start else "copying", options.width)
     tools, progress = optimizers(starter), Progress()
     started, saved, said = time.monotonic(), 0.0, 0.0
     for batch in batches(random, tokenizer, course, options.batch_tokens):
@@ -95,8 +96,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=75, help="length of the run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", default="", help="folder to go on from; its facts phase begins at --width")
-    parser.add_argument("--width", type=float, default=0.0)
+    parser.add_argument("--start", default="", help="folder to go on from, in the facts phase at --width")
+    parser.add_argument("--width", type=float, default=0.0, help="0 to 1; 1 with --start mixes at once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-minutes", type=float, default=10)
     parser.add_argument("--batch-tokens", type=int, default=6144)
