@@ -1,8 +1,8 @@
 """The whole wheel on a reduced scale, as a user turns it: `flywheel demo --yes --quick`, real vLLM, real training.
 
-With the starter of today an adapter is not surely better on so few users: then the gate or the experiment says no, the
-demo says which and exits with 1, and what must hold is that this is what the records say. What follows a promotion is
-checked when there was one.
+It must end with a better adapter live: gate passed, verdict SHIP, promoted under traffic, rolled back and forth. Users,
+sampling and the order of requests differ from run to run, and on so few users the gate or the experiment may rightly
+say no; then a second turn has to succeed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+SAID_NO = re.compile(r"at the stage “train”: the run refused|at the stage “experiment”: the verdict is|Not better: ")
 FLYWHEEL = [sys.executable, "-c", "from flywheel.cli import app; app()"]
 
 
@@ -40,7 +41,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[
 @pytest.fixture(scope="module")
 def turned(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     demo = [*FLYWHEEL, "demo", "--yes", "--quick"]
-    return subprocess.run(demo, env=environment, capture_output=True, text=True, timeout=950, check=False)
+    for _ in range(2):
+        done = subprocess.run(demo, env=environment, capture_output=True, text=True, timeout=950, check=False)
+        if SAID_NO.search(done.stdout + done.stderr) is None:
+            break
+        print(done.stdout[-4000:], done.stderr[-1000:])
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +55,23 @@ def report(turned: subprocess.CompletedProcess[str], environment: dict[str, str]
     return found
 
 
-@pytest.mark.timeout(1000)
-def test_wheel_turns_until_promoted_or_until_a_stage_says_no(
+@pytest.mark.timeout(1950)
+def test_wheel_turns_and_the_promoted_adapter_is_better(
     turned: subprocess.CompletedProcess[str], report: dict[str, Any]
 ) -> None:
     told = turned.stdout + turned.stderr
-    assert turned.returncode in (0, 1), told[-6000:]
+    assert turned.returncode == 0, told[-6000:]
     assert "Traceback" not in told
-    if turned.returncode == 0:
-        assert report["promoted_adapter"].startswith("lora-")
-        assert report["after"]["wanted_behaviour"]["rate"] > report["before"]["wanted_behaviour"]["rate"]
-        assert report["after"]["fact_accuracy"]["rate"] >= report["before"]["fact_accuracy"]["rate"] - 0.03
-    else:
-        said_no = re.search(r"The turn ends at the stage “(train|experiment)”: (.*)", told)
-        assert said_no or "Not better: " in told, told[-6000:]
-        if said_no and said_no[1] == "train":
-            assert "the run refused: Refused by " in said_no[0]
-        if said_no and said_no[1] == "experiment":
-            assert report["experiment"]["verdict"] != "SHIP"
+    assert report["experiment"]["verdict"] == "SHIP"
+    assert report["promoted_adapter"].startswith("lora-")
+    assert report["after"]["wanted_behaviour"]["rate"] > report["before"]["wanted_behaviour"]["rate"]
+    assert report["after"]["fact_accuracy"]["rate"] >= report["before"]["fact_accuracy"]["rate"] - 0.03
 
 
-def test_report_tells_every_stage_that_ran_and_its_seconds(report: dict[str, Any]) -> None:
+def test_report_tells_every_stage_and_its_seconds(report: dict[str, Any]) -> None:
     names = [stage["name"] for stage in report["stages"]]
     whole = ["start", "ingest", "chat", "pairs", "train", "experiment", "measure", "promotion", "lineage"]
-    assert names == whole[: len(names)]
-    assert len(names) >= 5
-    assert ("promoted_adapter" in report) == (len(names) == len(whole))
+    assert names == whole
     assert all(stage["seconds"] >= 0 for stage in report["stages"])
 
 
@@ -82,27 +79,24 @@ def test_no_request_failed_and_none_was_answered_by_a_wrong_adapter(report: dict
     requests = report["requests"]
     assert requests["total"] > 300
     assert requests["failed"] == 0, requests["errors"]
-    if "promoted_adapter" in report:
-        assert requests["wrong_adapter"] == 0
-        assert report["rollback_seconds"] <= 1
+    assert requests["wrong_adapter"] == 0
+    assert report["rollback_seconds"] <= 1
 
 
 def test_dataset_version_is_named_by_its_content(report: dict[str, Any], environment: dict[str, str]) -> None:
     versions = [folder for folder in (Path(environment["FLYWHEEL_HOME"]) / "datasets").iterdir() if folder.is_dir()]
     assert len(versions) == 1
     assert sorted(file.suffix for file in versions[0].iterdir() if file.suffix == ".parquet") == [".parquet"] * 2
-    if "dataset" in report:
-        assert versions[0].name == f"ds-{report['dataset']['hash'][:12]}"
-        assert report["dataset"]["rows"] >= 50
+    assert versions[0].name == f"ds-{report['dataset']['hash'][:12]}"
+    assert report["dataset"]["rows"] >= 50
 
 
-def test_lineage_reaches_judged_pairs(turned: subprocess.CompletedProcess[str], report: dict[str, Any]) -> None:
-    told = re.search(r"judged by rule: [a-z, ]+ \(rule\)", turned.stdout) is not None
-    assert told == ("promoted_adapter" in report)
+def test_lineage_reaches_judged_pairs(turned: subprocess.CompletedProcess[str]) -> None:
+    assert re.search(r"judged by rule: [a-z, ]+ \(rule\)", turned.stdout)
 
 
 def test_nothing_runs_on_after_the_demo(turned: subprocess.CompletedProcess[str], environment: dict[str, str]) -> None:
-    assert turned.returncode in (0, 1)
+    assert turned.returncode == 0
     assert processes_of(environment["FLYWHEEL_HOME"]) == []
 
 
