@@ -38,9 +38,17 @@ from flywheel.feedback import Feedback
 from flywheel.interactions import OPEN, Interaction
 
 CLIENTS = 32
-ALIVE_SECONDS = (0.05, 1.0)
+ALIVE_SECONDS = (0.05, 0.5)
 START_SECONDS = 60
-PRELOADED = ["serving.app", "serving.records", "uvicorn", "uvloop", "httptools"]
+PRELOADED = [
+    "serving.app",
+    "serving.records",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "alembic.command",
+    "sentence_transformers",
+]
 """Imported once: a fork of that process is the server, so that a hundred starts take a minute."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -85,17 +85,26 @@ async def health(_request: Request) -> Response:
     return Response()
 
 
-app = Starlette(
-    routes=[
-        Route("/health", health),
-        Route("/v1/models", models),
-        Route("/v1/load_lora_adapter", load, methods=["POST"]),
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/v1/completions", complete, methods=["POST"]),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-    ]
-)
+def engine_app(chats: Callable[[Request], Awaitable[Response]]) -> Starlette:
+    """An engine that answers chats as told."""
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/v1/models", models),
+            Route("/v1/load_lora_adapter", load, methods=["POST"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/chat/completions", chats, methods=["POST"]),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(sys.argv[1]), log_level="error", loop="uvloop", http="httptools", timeout_keep_alive=75)
+    uvicorn.run(
+        engine_app(chat),
+        port=int(sys.argv[1]),
+        log_level="error",
+        loop="uvloop",
+        http="httptools",
+        timeout_keep_alive=75,
+    )

@@ -1,8 +1,8 @@
 """An engine that answers what the question's first word says: for what a real engine does not do when asked to.
 
-It speaks as much of vLLM's HTTP as reconcile needs, and fails on purpose: `die` (an error in the middle of the
-stream, then [DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404), `lost` (404 the first
-time), `slow` (a pause before its last words); any other word gets an answer that cites.
+Beside chats it is `benchmarks.mock_engine`. It fails on purpose: `die` (an error in the middle of the stream, then
+[DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404), `lost` (404 the first time), `slow` (a
+pause before its last words); any other word gets an answer that cites.
 """
 
 from __future__ import annotations
@@ -12,37 +12,18 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+
+from benchmarks.mock_engine import engine_app
 
 PAUSE = 0.7
 CITED = "It costs 14 € [1]."
-loaded: set[str] = set()
 asked: list[dict[str, Any]] = []
 
 
 def event(chunk: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def models(_request: Request) -> Response:
-    return JSONResponse({"data": [{"id": name, "parent": "base"} for name in loaded]})
-
-
-async def load(request: Request) -> Response:
-    loaded.add((await request.json())["lora_name"])
-    return Response("Success")
-
-
-async def tokenize(_request: Request) -> Response:
-    return JSONResponse({"tokens": [1, 2, 3]})
-
-
-async def complete(_request: Request) -> Response:
-    probs = [None, {"2": {"logprob": -1.0}}, {"3": {"logprob": -1.0}}]
-    return JSONResponse({"choices": [{"prompt_logprobs": probs}]})
 
 
 async def chat(request: Request) -> Response:
@@ -77,17 +58,4 @@ async def stream(name: dict[str, Any], word: str) -> AsyncIterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-async def health(_request: Request) -> Response:
-    return Response()
-
-
-app = Starlette(
-    routes=[
-        Route("/health", health),
-        Route("/v1/models", models),
-        Route("/v1/load_lora_adapter", load, methods=["POST"]),
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/v1/completions", complete, methods=["POST"]),
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-    ]
-)
+app = engine_app(chat)
