@@ -36,8 +36,9 @@ RULES: tuple[tuple[str, str, Need], ...] = (
     ("GET", r"/v1/interactions(/.*)?", "review"),
     (".*", r"/v1/keys(/.*)?", "admin"),
 )
-OWN_RECORDS = re.compile(r"/v1/(documents|lineage|audit|interactions|usage)(/.*)?")
-"""What operators of any tenant have of their own; the adapters and all that makes them belong to the appliance's."""
+OWN_RECORDS = re.compile(r"/v1/(documents|audit|interactions|usage)(/.*)?", re.DOTALL)
+"""What operators of any tenant have of their own. The adapters and all that makes them belong to the appliance's, and so
+does lineage: it shows the words of the pairs that shaped an adapter."""
 FRESH_SECONDS = 0.5
 USE_NOTED = timedelta(minutes=1)
 MOST_KNOWN = 10_000
@@ -135,7 +136,9 @@ def with_headers(send: Send, more: dict[str, str]) -> Send:
 
 def needed(method: str, path: str) -> Need:
     """The scope that a request needs."""
-    found = (need for methods, paths, need in RULES if re.fullmatch(methods, method) and re.fullmatch(paths, path))
+    found = (
+        need for methods, paths, need in RULES if re.fullmatch(methods, method) and re.fullmatch(paths, path, re.DOTALL)
+    )
     return next(found, "operate")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -147,6 +148,17 @@ def test_feedback_is_kept_once_and_its_history_stays(api: httpx.Client, client: 
         ("comment", None, "too long", "ann"),
         ("rating", 1.0, None, "ann"),
     ]
+
+
+def test_the_same_feedback_sent_many_times_at_once_is_one(api: httpx.Client, client: Any) -> None:
+    for _ in range(5):
+        done = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2)
+        body = {"completion_id": done.id, "value": True, "user": "ann", "id": "mine"}
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda _: api.post("/v1/feedback", json=body), range(12)))  # noqa: B023
+        assert [answer.status_code for answer in answers] == [200] * 12
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert len(api.get(f"/v1/interactions/{done.id}").json()["feedback"]) == 1
 
 
 @pytest.mark.parametrize(
