@@ -37,8 +37,8 @@ RULES: tuple[tuple[str, str, Need], ...] = (
     (".*", r"/v1/keys(/.*)?", "admin"),
 )
 OWN_RECORDS = re.compile(r"/v1/(documents|audit|interactions|usage)(/.*)?", re.DOTALL)
-"""What operators of any tenant have of their own. The adapters and all that makes them belong to the appliance's; so does
-lineage, which shows the words of the pairs that shaped an adapter."""
+"""What operators of any tenant have of their own. The adapters and all that makes them belong to the appliance's;
+so does lineage, which shows the words of the pairs that shaped an adapter."""
 FRESH_SECONDS = 0.5
 USE_NOTED = timedelta(minutes=1)
 MOST_KNOWN = 10_000
