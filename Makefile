@@ -2,7 +2,12 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
 BIN := .venv/bin
+# Two workers, a file at a time; one engine serves both (tests/shared_engine.py).
+SPREAD = -n 2 --dist loadfile --no-loadscope-reorder
 CODE = $(wildcard flywheel serving rag retrain dashboard benchmarks tools tests)
+
+# Python writes its compiled files, also where the shell forbids it: every import of torch would cost ten seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check format lock starter clean
@@ -20,7 +25,7 @@ up: setup  ## the appliance in the foreground: engine, API, worker, dashboard
 	@$(BIN)/flywheel up $(ARGS)
 
 test: check  ## everything a change must pass (ARGS goes to pytest)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SPREAD) $(ARGS)
 
 check: setup  ## style, types and import directions, without the tests
 	$(BIN)/ruff check $(CODE)

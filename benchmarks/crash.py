@@ -12,44 +12,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import aiohttp
-import orjson
 from sqlmodel import select
 
 from benchmarks.clients_that_note import Client, Notes
 from benchmarks.figures import Figure, measured, show
+from benchmarks.processes import Server, answers, free_port, mock_engine, plain_environment
 from flywheel.database import open_database, reading
 from flywheel.feedback import Feedback
 from flywheel.interactions import OPEN, Interaction
 
 CLIENTS = 32
 ALIVE_SECONDS = (0.05, 0.5)
-START_SECONDS = 60
-PRELOADED = [
-    "serving.app",
-    "serving.records",
-    "uvicorn",
-    "uvloop",
-    "httptools",
-    "alembic.command",
-    "sentence_transformers",
-]
-"""Imported once: a fork of that process is the server, so that a hundred starts take a minute."""
 
 
 @dataclass(frozen=True)
@@ -65,45 +46,6 @@ class Compared:
     """Interrupted rows whose text is not the beginning of what was said."""
     interrupted: int
     """Rows that a kill left open, closed by the next start."""
-
-
-def serve(environment: dict[str, str]) -> None:
-    """The server's process."""
-    os.environ.update(environment)
-    quiet = os.open(environment["FLYWHEEL_HOME"] + "/serving.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    from serving.__main__ import main  # noqa: PLC0415  (with the environment as it is now)
-
-    main()
-
-
-class Server:
-    """Serving as a process that can be killed and started again on the same home."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
-        self._process: Any = None
-
-    def start(self) -> None:
-        self._process = self._context.Process(target=serve, args=(self._environment,))
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        return int(self._process.pid)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.join()
-
-    def stop(self) -> None:
-        """SIGTERM."""
-        self._process.terminate()
-        self._process.join(30)
 
 
 async def one_life(url: str, notes: Notes, random: Random, server: Server) -> None:
@@ -131,47 +73,6 @@ async def last_life(url: str, notes: Notes) -> None:
         user = Client(url, notes, http, Random(0))
         for key, (completion_id, value) in list(notes.unsure.items()):
             await user.rate(key, completion_id, value=value)
-
-
-async def answers(http: aiohttp.ClientSession, url: str) -> None:
-    """Return once a chat is answered."""
-    body = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "hello"}]}
-    give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
-        with suppress(aiohttp.ClientError):
-            async with http.post(f"{url}/v1/chat/completions", json=body) as response:
-                if response.status == 200:
-                    return
-        await asyncio.sleep(0.02)
-    raise TimeoutError(f"Serving did not answer within {START_SECONDS} s.")
-
-
-@contextmanager
-def mock_engine() -> Iterator[str]:
-    """The engine as a process; where it answers."""
-    port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.mock_engine", str(port)]) as process:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def plain_environment(home: Path, *, port: int, engine: str) -> dict[str, str]:
-    """Settings of a server that answers plain chats, without keys."""
-    return {
-        "FLYWHEEL_HOME": str(home),
-        "FLYWHEEL_ENGINE__URLS": orjson.dumps([engine]).decode(),
-        "FLYWHEEL_SERVING__PORT": str(port),
-        "FLYWHEEL_SERVING__REQUIRE_KEYS": "false",
-        "FLYWHEEL_SERVING__RECONCILE_SECONDS": "0.2",
-        "FLYWHEEL_RAG__EMBEDDING_MODEL": "/nowhere",  # plain chats need none, and it takes seconds to load
-    }
 
 
 def killed(kills: int, *, home: Path, seed: int = 0, database_url: str | None = None) -> tuple[Notes, Compared]:

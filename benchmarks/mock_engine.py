@@ -10,53 +10,60 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-WISH = re.compile(r"chunks=(\d+)(?: delay=([\d.]+))?")
+WISH = re.compile(rb"chunks=(\d+)(?: delay=([\d.]+))?")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 loaded: set[str] = set()
 
 
-def words(handle: str, content: str) -> tuple[list[str], float]:
-    """The answer to a request, word by word, and the pause between two."""
-    found = WISH.search(content)
-    chunks, delay = (int(found[1]), float(found[2] or 0)) if found else (1, 0.0)
-    return [f"{handle}.{number} " for number in range(chunks)], delay
+class Chat:
+    """The chat endpoint, on bare ASGI: what measures a gateway must not be slower than it."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = b""
+        while (message := await receive())["type"] == "http.request":
+            raw += message["body"]
+            if not message["more_body"]:
+                break
+        body = orjson.loads(raw)
+        found = WISH.search(raw[raw.rfind(b"chunks=") :] if b"chunks=" in raw else b"")
+        chunks, delay = (int(found[1]), float(found[2] or 0)) if found else (1, 0.0)
+        handle = next((value.decode() for name, value in scope["headers"] if name == b"x-request-id"), "none")
+        name = {"id": f"chatcmpl-{handle}", "object": "chat.completion.chunk", "created": 0, "model": body["model"]}
+        usage = {"prompt_tokens": 9, "completion_tokens": chunks, "total_tokens": 9 + chunks}
+        words = [f"{handle}.{number} " for number in range(chunks)]
+        if body.get("stream"):
+            return await self._stream(send, name, words, delay, usage)
+        await asyncio.sleep(delay * chunks)
+        message = {"role": "assistant", "content": "".join(words)}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        whole = orjson.dumps({**name, "object": "chat.completion", "choices": choices, "usage": usage})
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(whole)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": whole})
+        return None
 
-async def chat(request: Request) -> Response:
-    body = orjson.loads(await request.body())
-    handle = request.headers.get("x-request-id", "none")
-    said, delay = words(handle, str(body["messages"][-1]["content"]))
-    name = {"id": f"chatcmpl-{handle}", "object": "chat.completion.chunk", "created": 0, "model": body["model"]}
-    if body.get("stream"):
-        return StreamingResponse(stream(name, said, delay), media_type="text/event-stream")
-    await asyncio.sleep(delay * len(said))
-    message = {"role": "assistant", "content": "".join(said)}
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    usage = {"prompt_tokens": 9, "completion_tokens": len(said), "total_tokens": 9 + len(said)}
-    return Response(
-        orjson.dumps({**name, "object": "chat.completion", "choices": choices, "usage": usage}),
-        media_type="application/json",
-    )
+    async def _stream(self, send: Send, name: dict[str, Any], words: list[str], delay: float, usage: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+        for word in words:
+            if delay:
+                await asyncio.sleep(delay)
+            await self._send(send, event(name, [{"index": 0, "delta": {"content": word}, "finish_reason": None}]))
+        await self._send(send, event(name, [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}]))
+        await self._send(send, event({**name, "usage": usage}, []))
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-
-async def stream(name: dict[str, Any], said: list[str], delay: float) -> AsyncIterator[bytes]:
-    for word in said:
-        if delay:
-            await asyncio.sleep(delay)
-        yield event(name, [{"index": 0, "delta": {"content": word}, "finish_reason": None}])
-    yield event(name, [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}])
-    usage = {"prompt_tokens": 9, "completion_tokens": len(said), "total_tokens": 9 + len(said)}
-    yield event({**name, "usage": usage}, [])
-    yield b"data: [DONE]\n\n"
+    async def _send(self, send: Send, piece: bytes) -> None:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 def event(name: dict[str, Any], choices: list[dict[str, Any]]) -> bytes:
@@ -85,7 +92,7 @@ async def health(_request: Request) -> Response:
     return Response()
 
 
-def engine_app(chats: Callable[[Request], Awaitable[Response]]) -> Starlette:
+def engine_app(chats: Any) -> Starlette:
     """An engine that answers chats as told."""
     return Starlette(
         routes=[
@@ -101,7 +108,7 @@ def engine_app(chats: Callable[[Request], Awaitable[Response]]) -> Starlette:
 
 if __name__ == "__main__":
     uvicorn.run(
-        engine_app(chat),
+        engine_app(Chat()),
         port=int(sys.argv[1]),
         log_level="error",
         loop="uvloop",

@@ -8,12 +8,14 @@ half-way as busy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uuid_utils
 from alembic import command
 from alembic.config import Config
@@ -65,6 +67,14 @@ class JsonOf(TypeDecorator[Any]):
         return self.impl_instance.coerce_compared_value(op, value)
 
 
+def to_json(value: Any) -> str:
+    """JSON as it is stored."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # a whole number of more than 64 bits, or half of a surrogate pair
+        return json.dumps(value)
+
+
 def now() -> datetime:
     """This moment, in UTC."""
     return datetime.now(UTC)
@@ -79,7 +89,9 @@ def open_database(url: str, *, checkpoints: bool = True) -> Engine:
     """Connect to `url`. `checkpoints=False` for every process but serving, which alone checkpoints the SQLite file."""
     parsed = _database_url(url)
     sqlite = parsed.get_backend_name() == "sqlite"
-    engine = create_engine(parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {})
+    engine = create_engine(
+        parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {}, json_serializer=to_json
+    )
     if sqlite:
         _prepare_sqlite(engine, parsed.database, checkpoints=checkpoints)
     return engine

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import CheckConstraint, Index, Text, update
+from sqlalchemy import CheckConstraint, Index, Text, text, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.database import JsonOf, UtcTime, now
@@ -57,9 +57,21 @@ class Interaction(SQLModel, table=True):
         CheckConstraint("status IN ('asked', 'finished', 'cancelled', 'failed', 'interrupted')", name="status"),
         CheckConstraint("content IN ('kept', 'withheld', 'deleted')", name="content"),
         Index("ix_interaction_tenant_asked_at", "tenant", "asked_at"),
-        Index("ix_interaction_experiment", "experiment_id", "arm", "unit"),
         Index("ix_interaction_conversation", "tenant", "conversation"),
-        Index("ix_interaction_idempotency", "tenant", "idempotency_key", unique=True),
+        Index(
+            "ix_interaction_experiment",
+            "experiment_id",
+            sqlite_where=text("experiment_id IS NOT NULL"),
+            postgresql_where=text("experiment_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_interaction_idempotency",
+            "tenant",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("idempotency_key IS NOT NULL"),
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
     )
 
     id: str = Field(primary_key=True)
@@ -68,12 +80,12 @@ class Interaction(SQLModel, table=True):
     idempotency_key: str | None = None
     body_hash: str | None = None
     """Of the request's body, where the client gave a key: the same key with another body is refused."""
-    user: str | None = Field(default=None, index=True)
+    user: str | None = None
     conversation: str
     unit: str
     """What an experiment assigns and counts: the user, or the conversation when there is no user."""
     alias: str
-    adapter: str | None = Field(default=None, index=True)
+    adapter: str | None = None
     """The adapter that spoke; null when a fixed text answered."""
     epoch: str | None = None
     """The promotion that made the champion live when this was asked."""

@@ -44,6 +44,12 @@ class ServingSettings(Section):
     """Used when a request names none."""
     max_tokens: int = Field(default=160, ge=1)
     """Used when a request names none."""
+    max_answer_tokens: int | None = Field(default=None, ge=1)
+    """A request that names more is refused; none leaves it to the engine."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """A longer prompt is refused before it is recorded; none leaves it to the engine."""
+    max_choices: int = Field(default=8, ge=1)
+    """A request with a larger `n` is refused."""
     max_body_bytes: int = 1_000_000
     """Longer requests get 413."""
     writer_queue: int = Field(default=2000, ge=1)
@@ -54,6 +60,8 @@ class ServingSettings(Section):
     """Of a million tokens of answers."""
     currency: str = "EUR"
     """Of the prices."""
+    otlp_endpoint: str | None = None
+    """Where OpenTelemetry spans go, such as http://127.0.0.1:4318/v1/traces; none makes none."""
     reconcile_seconds: float = Field(default=2.0, gt=0)
     """How often the engines are made to match the database."""
     look_seconds: float = Field(default=5.0, gt=0)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Literal
 
 import orjson
@@ -134,6 +135,7 @@ def with_headers(send: Send, more: dict[str, str]) -> Send:
     return sending
 
 
+@lru_cache(maxsize=1024)
 def needed(method: str, path: str) -> Need:
     """The scope that a request needs."""
     found = (

@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import aiohttp
 import sqlalchemy
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -51,6 +51,9 @@ from serving.routes import (
 from serving.signals import watch_signals
 from serving.writer import RecordWriter
 
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
+
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
 REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status, usage)
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
@@ -82,34 +85,43 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
     """Everything that runs beside the routes: the writer's thread, the reconcile loop, the loading of the library."""
     writer = RecordWriter(database, limit=settings.serving.writer_queue)
     writer.start()
-    # uvicorn, and so vLLM where it was not started by us, closes an idle connection after five seconds
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-    async with aiohttp.ClientSession(connector=connector) as http:
-        limits = KeyLimits()
-        engines = EnginePool([Engine(url, http) for url in settings.engine.urls])
-        appliance = Appliance(
-            settings=settings,
-            database=database,
-            writer=writer,
-            engines=engines,
-            live=LiveAliases(settings, database, engines),
-            metrics=Metrics(writer, limits),
-            agent=build_agent(),
-            idempotency=Idempotency(database),
-            keys=KeyRing(database),
-            limits=limits,
-            tenant=settings.tenant,
-        )
-        loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
-        threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
-        try:
-            yield appliance
-        finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
-            await asyncio.to_thread(writer.close)
+    limits = KeyLimits()
+    engines = EnginePool([Engine(url) for url in settings.engine.urls])
+    appliance = Appliance(
+        settings=settings,
+        database=database,
+        writer=writer,
+        engines=engines,
+        live=LiveAliases(settings, database, engines),
+        metrics=Metrics(writer, limits),
+        agent=build_agent(),
+        idempotency=Idempotency(database),
+        keys=KeyRing(database),
+        limits=limits,
+        tracing=_open_tracing(settings),
+        tenant=settings.tenant,
+    )
+    loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
+    threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
+    try:
+        yield appliance
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        engines.close()
+        await asyncio.to_thread(writer.close)
+        if appliance.tracing is not None:
+            await asyncio.to_thread(appliance.tracing.close)
     database.dispose()
+
+
+def _open_tracing(settings: Settings) -> Tracing | None:
+    if settings.serving.otlp_endpoint is None:
+        return None
+    from serving.tracing import open_tracing  # noqa: PLC0415  half a second, for those who asked for it
+
+    return open_tracing(settings.serving.otlp_endpoint)
 
 
 def _load_library(appliance: Appliance) -> None:

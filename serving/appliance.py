@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from fastapi import Request
@@ -27,6 +27,9 @@ from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.router import Router
 from serving.writer import RecordWriter
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Appliance:
     idempotency: Idempotency
     keys: KeyRing
     limits: KeyLimits
+    tracing: Tracing | None
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
     shelves: Shelves = field(default_factory=Shelves)

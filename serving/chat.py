@@ -20,6 +20,7 @@ from flywheel.errors import FlywheelError
 from flywheel.interactions import Interaction
 from serving.access import Caller
 from serving.appliance import Appliance
+from serving.caps import check_prompt
 from serving.graph import routed_answer
 from serving.idempotency import HEADER
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
@@ -68,12 +69,18 @@ class ChatCompletions:
             settings=appliance.settings,
         )
         turn.claim = claim
+        most = appliance.settings.serving.max_prompt_tokens
+        if most is not None and len(raw) > most:
+            engine = appliance.engines.engine_for(turn.target.adapter)
+            await check_prompt(body, most=most, engine=engine, adapter=turn.target.adapter)
         with ExitStack() as until_over:
             until_over.enter_context(appliance.live.speaking(turn.target.adapter))  # not awaited since it was found
             caller: Caller = scope["state"]["caller"]
             if (key := caller.key) is not None:
                 until_over.enter_context(appliance.limits.under_way(key))
                 until_over.callback(lambda: appliance.limits.spend(key, turn.tokens))
+            if appliance.tracing is not None:
+                until_over.callback(appliance.tracing.chat, turn, scope["headers"])
             await _until_gone(Answer(appliance, turn, send).run(), receive)
 
 
@@ -161,18 +168,22 @@ async def read_body(receive: Receive, *, limit: int) -> bytes:
 
 async def _until_gone(answer: Coroutine[None, None, None], receive: Receive) -> None:
     """Run `answer` to its end, or cancel it when the client goes away."""
-    answering, leaving = asyncio.create_task(answer), asyncio.create_task(_disconnected(receive))
+    ours = asyncio.current_task()
+    assert ours is not None
+    gone = False
+
+    async def wait_for_leave() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        ours.cancel()
+
+    leaving = asyncio.create_task(wait_for_leave())
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await answer
+    except asyncio.CancelledError:
+        if not gone or ours.uncancel():  # somebody else wants us to end as well
+            raise
     finally:
         leaving.cancel()
-        if not answering.done():
-            answering.cancel()
-    await asyncio.wait({answering})
-    if not answering.cancelled() and (error := answering.exception()) is not None:
-        raise error
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -7,21 +7,19 @@ UnavailableError. Starting and stopping engines is not done here.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 
 from flywheel.errors import UnavailableError
+from serving.upstream import Connection, Upstream
 
-QUICK = aiohttp.ClientTimeout(total=5, sock_connect=2)
-LOADING = aiohttp.ClientTimeout(total=120, sock_connect=2)
-ANSWERING = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=120)
-JSON = {"content-type": "application/json"}
+QUICK_SECONDS = 5.0
+LOADING_SECONDS = 120.0
+SILENCE_SECONDS = 120.0
 
 
 class LostEngineError(UnavailableError):
@@ -35,22 +33,26 @@ class LostAdapterError(LostEngineError):
 class Engine:
     """One vLLM replica."""
 
-    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.http = http
         self.in_flight = 0
+        self._upstream = Upstream(self.url)
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        self._upstream.close()
 
     async def healthy(self) -> bool:
         """Whether it answers at all."""
         try:
-            async with self.http.get(f"{self.url}/health", timeout=QUICK) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+            status, _ = await self._ask("GET", "/health", None, within=QUICK_SECONDS)
+        except UnavailableError:
             return False
+        return status == 200
 
     async def loaded(self) -> set[str]:
         """The names of the adapters it holds. Raises UnavailableError."""
-        status, answer = await self._ask("GET", "/v1/models", None, QUICK)
+        status, answer = await self._ask("GET", "/v1/models", None, within=QUICK_SECONDS)
         if status != 200:
             raise UnavailableError(f"The engine at {self.url} does not list its adapters: {error_text(answer)}.")
         return {card["id"] for card in answer["data"] if card.get("parent")}
@@ -58,13 +60,14 @@ class Engine:
     async def load(self, name: str, folder: Path) -> None:
         """Load an adapter under its name; loaded already is success. Raises UnavailableError with vLLM's words."""
         body = {"lora_name": name, "lora_path": str(folder)}
-        status, answer = await self._ask("POST", "/v1/load_lora_adapter", body, LOADING)
+        status, answer = await self._ask("POST", "/v1/load_lora_adapter", body, within=LOADING_SECONDS)
         if status != 200 and "already been loaded" not in error_text(answer):
             raise UnavailableError(f"The engine at {self.url} does not load {name}: {error_text(answer)}.")
 
     async def unload(self, name: str) -> None:
         """Forget an adapter; not loaded is success. Raises UnavailableError with vLLM's words."""
-        status, answer = await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, QUICK)
+        body = {"lora_name": name}
+        status, answer = await self._ask("POST", "/v1/unload_lora_adapter", body, within=QUICK_SECONDS)
         if status not in (200, 404) and "cannot be found" not in error_text(answer):
             raise UnavailableError(f"The engine at {self.url} does not unload {name}: {error_text(answer)}.")
 
@@ -72,6 +75,11 @@ class Engine:
         """The token ids of a bare text, without special tokens."""
         _, answer = await self._must("/tokenize", {"prompt": text, "add_special_tokens": False})
         return list(answer["tokens"])
+
+    async def count_tokens(self, chat: dict[str, Any]) -> int:
+        """How many tokens a chat's prompt has. Raises UnavailableError, also with the engine's refusal of it."""
+        _, answer = await self._must("/tokenize", chat)
+        return int(answer["count"])
 
     async def score(self, name: str, token_ids: list[int]) -> list[float]:
         """The log-probability of each token after the first, given those before it."""
@@ -87,7 +95,7 @@ class Engine:
         return answer
 
     @asynccontextmanager
-    async def stream(self, body: dict[str, Any], *, request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def stream(self, body: dict[str, Any], *, request_id: str) -> AsyncIterator[Connection]:
         """A chat completion whose answer is still to be read; leaving the block early frees the engine.
 
         vLLM makes the completion's id of `request_id`: `chatcmpl-` and then the request id. Raises LostEngineError when
@@ -96,15 +104,16 @@ class Engine:
         self.in_flight += 1
         begun = False
         try:
-            async with self.http.post(
-                f"{self.url}/v1/chat/completions",
-                data=orjson.dumps(body),
-                headers={**JSON, "x-request-id": request_id},
-                timeout=ANSWERING,
-            ) as response:
+            async with self._upstream.ask(
+                "POST",
+                "/v1/chat/completions",
+                orjson.dumps(body),
+                {"x-request-id": request_id},
+                silence=SILENCE_SECONDS,
+            ) as answer:
                 begun = True
-                yield response
-        except (aiohttp.ClientError, TimeoutError) as error:
+                yield answer
+        except OSError as error:
             slow = isinstance(error, TimeoutError)  # a busy engine, not a lost one
             kind = UnavailableError if begun or slow else LostEngineError
             raise kind(f"The engine stopped answering ({error_name(error)}). Try again.") from error
@@ -114,7 +123,7 @@ class Engine:
     async def _must(
         self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        status, answer = await self._ask("POST", path, body, ANSWERING, headers)
+        status, answer = await self._ask("POST", path, body, headers)
         if status != 200:
             raise UnavailableError(f"The engine at {self.url} refused {path}: {error_text(answer)}.")
         return status, answer
@@ -124,17 +133,18 @@ class Engine:
         method: str,
         path: str,
         body: dict[str, Any] | None,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's own, which also covers the connection
         headers: Mapping[str, str] | None = None,
+        *,
+        within: float | None = None,
     ) -> tuple[int, dict[str, Any]]:
         self.in_flight += 1
         try:
-            data = None if body is None else orjson.dumps(body)
-            async with self.http.request(
-                method, self.url + path, data=data, headers={**JSON, **(headers or {})}, timeout=timeout
-            ) as response:
-                return response.status, read_json(await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
+            data = b"" if body is None else orjson.dumps(body)
+            async with self._upstream.ask(
+                method, path, data, headers, silence=SILENCE_SECONDS, within=within
+            ) as answer:
+                return answer.status, read_json(await answer.read())
+        except OSError as error:
             raise UnavailableError(f"The engine at {self.url} does not answer ({error_name(error)}).") from error
         finally:
             self.in_flight -= 1
@@ -146,6 +156,11 @@ class EnginePool:
     def __init__(self, engines: list[Engine]) -> None:
         self.engines = engines
         self._ready: dict[str, set[str]] = {engine.url: set() for engine in engines}
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        for engine in self.engines:
+            engine.close()
 
     def mark(self, engine: Engine, adapters: set[str]) -> None:
         """This replica is ready for exactly these adapters; an empty set means not ready."""
@@ -187,4 +202,4 @@ def error_text(answer: Mapping[str, Any]) -> str:
 
 
 def error_name(error: BaseException) -> str:
-    return "it took too long" if isinstance(error, asyncio.TimeoutError) else str(error) or type(error).__name__
+    return "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__

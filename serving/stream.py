@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
 from flywheel.database import now
@@ -27,6 +26,7 @@ from serving.citations import mark_cited, url_citations
 from serving.engine import Engine, LostAdapterError, LostEngineError, error_text, read_json
 from serving.protocol import RequestError
 from serving.turn import Turn
+from serving.upstream import Connection
 
 HEARTBEAT_SECONDS = 15.0
 log = logging.getLogger(__name__)
@@ -137,12 +137,12 @@ async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> 
             await _whole(appliance, turn, await response.read(), emit)
 
 
-async def _relay(appliance: Appliance, turn: Turn, response: aiohttp.ClientResponse, emit: Emit) -> None:
+async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: Emit) -> None:
     relay = Relay(turn)
     turn.said = relay.choices
     saved = time.monotonic()
     async with heartbeats(emit) as beat:
-        async for data in response.content.iter_any():
+        while data := await response.more():
             turn.first_token_at = turn.first_token_at or now()
             ready = relay.feed(data)
             if ready:

@@ -19,9 +19,10 @@ from flywheel.interactions import KEPT, OPEN, WITHHELD, Choice, Interaction, Pas
 from flywheel.messages import Message, conversation_key
 from flywheel.pairs import Candidate
 from flywheel.settings import Settings
+from serving.caps import check_asked
 from serving.choices import length_of, words_of, worth_keeping_whole
 from serving.live import LiveAliases, Target
-from serving.protocol import ChatBody, RequestError
+from serving.protocol import ChatBody
 from serving.writer import Write
 
 INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
@@ -77,8 +78,9 @@ class Turn:
     asked: bool = False
     """The row is with the writer: it has to be closed."""
     outcome: str | None = None
-    tokens: int = 0
-    """Prompt and answer, as the engine counted them."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    """As the engine counted them; none until it has."""
     said: Callable[[], list[Choice]] | None = None
     """What left so far, for a row that ends early."""
 
@@ -86,6 +88,11 @@ class Turn:
     def completion_id(self) -> str:
         """What clients see; vLLM makes the same id of the handle that we send along."""
         return f"chatcmpl-{self.handle}"
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer."""
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
     @property
     def routed(self) -> bool:
@@ -156,6 +163,7 @@ class Turn:
                 "status": OPEN,
                 "asked_at": self.asked_at,
             },
+            opens=True,
         )
 
     def _client_metadata(self) -> dict[str, str]:
@@ -170,7 +178,7 @@ class Turn:
 
         `values` are error, prompt_tokens, completion_tokens, where known. A row without its words gets only counts.
         """
-        self.tokens = (values.get("prompt_tokens") or 0) + (values.get("completion_tokens") or 0)
+        self.prompt_tokens, self.completion_tokens = values.get("prompt_tokens"), values.get("completion_tokens")
         whole: dict[str, Any] = {**values, "status": status, "passages": [], "finish_reason": None}
         if choices:
             whole["finish_reason"], whole["answer_words"] = choices[0].finish_reason, length_of(choices)
@@ -210,7 +218,7 @@ def storable(text: str) -> str:
 def open_turn(
     body: dict[str, Any], view: ChatBody, *, request_id: str, tenant: str, live: LiveAliases, settings: Settings
 ) -> Turn:
-    """Find out who speaks and for whom. Raises NotFoundError or UnavailableError before anything is done."""
+    """Find out who speaks and for whom. Raises NotFoundError, UnavailableError or RequestError; nothing is done yet."""
     user = storable(view.user or view.safety_identifier or "") or None
     named = storable(str((view.metadata or {}).get("conversation_id") or ""))
     conversation = named or conversation_key(view.messages, user=user)
@@ -231,9 +239,8 @@ def open_turn(
 
 
 def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:
+    check_asked(body, settings.serving)
     found = {name: value for name, value in body.items() if name not in OURS}
-    if found.get("n") == 0:
-        raise RequestError("n: at least one answer is produced.", param="n")
     if view.temperature is None:
         found["temperature"] = settings.serving.temperature
     if view.max_tokens is None and view.max_completion_tokens is None:

@@ -1,7 +1,8 @@
 """The one thread that writes interactions and feedback, many rows to a commit.
 
-Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; submissions
-are written in the order they came; one that fails does not take its neighbours with it. The group is whatever waits
+Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
+commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
+that fails does not take its neighbours with it. The group is whatever waits
 while the last commit was on its way, so it grows with the load and costs a lonely row nothing.
 Rows that still wait when the process dies are lost; nobody was told that they were kept.
 """
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy import Connection, Dialect, Engine, Executable
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flywheel.errors import FlywheelError, UnavailableError
@@ -30,6 +31,8 @@ class Write(NamedTuple):
 
     statement: Executable
     values: Mapping[str, Any]
+    opens: bool = False
+    """It makes a row that other writes of the same commit may be about: these come first."""
 
 
 class Submission(NamedTuple):
@@ -48,6 +51,7 @@ class RecordWriter:
         self.limit = limit
         self.groups = 0
         self.rows = 0
+        self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
 
@@ -108,20 +112,51 @@ class RecordWriter:
                 self.database.connect().execution_options(sqlite_immediate=True) as connection,
                 connection.begin(),
             ):
-                self.rows += _execute(connection, [write for submission in group for write in submission.writes])
+                self.rows += self._execute(connection, [write for submission in group for write in submission.writes])
         except (SQLAlchemyError, ValueError) as error:  # ValueError: text that no database can encode
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
             return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
+        except Exception:  # whoever waits must hear of it, and the thread has to go on
+            log.exception("%d rows could not be written", len(group))
+            return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
         self.groups += 1
         return None
 
+    def _execute(self, connection: Connection, writes: list[Write]) -> int:
+        """One call of the driver for all writes of a shape, since calls cost more than rows."""
+        shapes: dict[tuple[object, ...], list[Write]] = {}
+        for write in writes:
+            shapes.setdefault((not write.opens, id(write.statement), *write.values), []).append(write)
+        for shape in sorted(shapes, key=lambda shape: bool(shape[0])):
+            batch = shapes[shape]
+            if shape not in self._prepared:
+                self._prepared[shape] = Prepared(batch[0], self.database.dialect)
+            prepared = self._prepared[shape]
+            connection.exec_driver_sql(prepared.sql, [prepared.row(write.values) for write in batch])
+        return len(writes)
 
-def _execute(connection: Connection, writes: list[Write]) -> int:
-    for _, same in groupby(writes, key=lambda write: id(write.statement)):
-        batch = list(same)
-        connection.execute(batch[0].statement, [dict(write.values) for write in batch])
-    return len(writes)
+
+class Prepared:
+    """A statement as the driver takes it. SQLAlchemy would work out anew for every row what is the same for all."""
+
+    def __init__(self, write: Write, dialect: Dialect) -> None:
+        compiled = write.statement.compile(dialect=dialect, column_keys=list(write.values))  # type: ignore[attr-defined]
+        assert not compiled.insert_prefetch, "nobody computes defaults here: name every column that has one"
+        self.sql = str(compiled)
+        self._positional = bool(compiled.positiontup)
+        self._constants = {name: value for name, value in compiled.params.items() if name not in write.values}
+        self._columns = [
+            (name, bind.type.dialect_impl(dialect).bind_processor(dialect))
+            for name, bind in ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.binds)
+        ]
+
+    def row(self, values: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+        """The values as the driver takes them."""
+        given = {**self._constants, **values} if self._constants else values
+        if self._positional:
+            return tuple([given[name] if to is None else to(given[name]) for name, to in self._columns])
+        return {name: given[name] if to is None else to(given[name]) for name, to in self._columns}
 
 
 def _settle(group: list[Submission], error: FlywheelError | None) -> None:

@@ -31,11 +31,10 @@ from sqlalchemy import Engine
 
 from flywheel.database import migrate, open_database, writing
 from flywheel.keys import create_local_key
-from flywheel.parts import engine_command, engine_environment
 from flywheel.processes import Part, Running, answers
-from flywheel.settings import STARTER, Settings, load_settings
+from flywheel.settings import Settings, load_settings
+from tests.shared_engine import shared_engine
 
-ENGINE_START_SECONDS = 280
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
@@ -60,21 +59,10 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    url = f"http://127.0.0.1:{free_port()}"
-    settings = load_settings(base_model=str(STARTER), engine={"urls": [url]})
-    part = Part(
-        "engine", engine_command(settings, cpu=True), url, "/health", environment=engine_environment(settings, cpu=True)
-    )
-    running = Running(part, logs=tmp_path_factory.mktemp("engine"))
-    try:
-        deadline = time.monotonic() + ENGINE_START_SECONDS
-        while not running.healthy:
-            assert running.alive, running.last_words(40)
-            assert time.monotonic() < deadline, running.last_words(40)
-            time.sleep(0.5)
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with shared_engine(folder, port=free_port()) as url:
         yield url
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="session")

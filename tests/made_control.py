@@ -6,7 +6,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 from sqlalchemy import Engine as Database
 
 from flywheel.adapters import identity_adapter
@@ -27,7 +26,7 @@ class Control:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
-        self.pool = EnginePool([Engine(url, Any) for url in settings.engine.urls])  # type: ignore[arg-type]
+        self.pool = EnginePool([Engine(url) for url in settings.engine.urls])
         self.live = LiveAliases(settings, database, self.pool)
 
     @property
@@ -44,19 +43,19 @@ class Control:
                     SimpleNamespace(settings=self.settings, database=self.database, engines=self.pool, live=self.live)  # type: ignore[arg-type]
                 )
 
-        self.with_http(ticks)
+        self.in_a_loop(ticks)
 
-    def with_http(self, act: Any) -> Any:
+    def in_a_loop(self, act: Any) -> Any:
         async def run() -> Any:
-            async with aiohttp.ClientSession() as http:
-                for engine in self.pool.engines:
-                    engine.http = http
+            try:
                 return await act()
+            finally:
+                self.pool.close()
 
         return asyncio.run(run())
 
     def loaded(self) -> set[str]:
-        found: set[str] = self.with_http(self.pool.engines[0].loaded)
+        found: set[str] = self.in_a_loop(self.pool.engines[0].loaded)
         return found
 
     def ready(self, place: int = 0) -> set[str]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine as Database
@@ -26,7 +25,7 @@ class Standings:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.database = database
-        self.engines = [Engine(url, cast(Any, None)) for url in ("http://one", "http://two")]
+        self.engines = [Engine(url) for url in ("http://one", "http://two")]
         self.pool = EnginePool(self.engines)
         self.live = LiveAliases(settings, database, self.pool)
         self.live.base_model = BaseModel(Path(), "base", {})

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.made_lora import publish_lora
 from flywheel.adapters import adapter
 from flywheel.base_model import base_model_hash
 from flywheel.database import migrate, open_database, reading, writing
 from flywheel.settings import load_settings
 from serving import reconcile
 from serving.engine import Engine
-from tests.made_adapters import publish_lora, trained_adapter
+from tests.made_adapters import trained_adapter
 from tests.made_control import NOWHERE, Control
 from tests.made_records import made_adapter
 
@@ -80,7 +81,7 @@ def test_lost_files_of_the_identity_adapter_are_made_again(control: Control) -> 
 def test_an_engine_that_forgot_its_adapters_is_not_ready_until_they_are_back(control: Control) -> None:
     control.tick()
     name = control.identity
-    control.with_http(lambda: control.pool.engines[0].unload(name))  # as a restart does
+    control.in_a_loop(lambda: control.pool.engines[0].unload(name))  # as a restart does
     seen: list[set[str]] = []
     load = Engine.load
 

@@ -17,7 +17,7 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.crash import free_port, mock_engine, plain_environment
+from benchmarks.processes import free_port, mock_engine, plain_environment
 
 CALLS = "fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg"
 SENDS = re.compile(r"\b(write|writev|sendto|sendmsg)\(")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlmodel import select
 
-from benchmarks.crash import Server, answers, free_port, mock_engine, plain_environment
+from benchmarks.processes import Server, answers, free_port, mock_engine, plain_environment
 from flywheel.database import open_database, reading
 from flywheel.interactions import OPEN, Interaction
 from tests.conftest import wait_until

@@ -30,6 +30,8 @@ def asked(completion_id: str) -> Write:
             "messages": [{"role": "user", "content": "Hi"}],
             "passages": [],
             "parameters": {},
+            "client_metadata": {},
+            "content": "kept",
             "status": "asked",
             "asked_at": now(),
         },
@@ -128,3 +130,15 @@ def test_feedback_may_follow_its_interaction_in_the_same_group(writer: RecordWri
     asyncio.run(write())
     with Session(database) as session:
         assert session.exec(select(Feedback)).one().completion_id == "a"
+
+
+def test_defect_fails_the_write_that_has_it_and_not_the_writer(writer: RecordWriter, database: Engine) -> None:
+    async def write() -> None:
+        incomplete = dict(asked("a").values)
+        del incomplete["content"]  # a column whose default nobody would compute
+        with pytest.raises(UnavailableError, match="a defect"):
+            await writer.submit(Write(ASK, incomplete))
+        await writer.submit(asked("b"))
+        assert ids(database) == {"b"}
+
+    asyncio.run(write())
