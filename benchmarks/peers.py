@@ -22,7 +22,7 @@ FOLDER = Path(".peers")
 PACKAGES = {
     "litellm": ["litellm[proxy]==1.106.2"],
     "tensorzero": ["tensorzero==2026.6.0"],
-    "openai2": ["openai==2.44.0"],
+    "openai2": ["openai==2.54.0"],
 }
 EMBEDDED = """
 import asyncio, sys, tensorzero

@@ -148,7 +148,7 @@ class Prepared:
         self._constants = {name: value for name, value in compiled.params.items() if name not in write.values}
         self._columns = [
             (name, bind.type.dialect_impl(dialect).bind_processor(dialect))
-            for name, bind in ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.binds)
+            for name, bind in ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.params)
         ]
 
     def row(self, values: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:

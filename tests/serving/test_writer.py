@@ -13,7 +13,7 @@ from flywheel.database import new_id, now
 from flywheel.errors import UnavailableError
 from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction, close_interrupted
-from serving.turn import ASK
+from serving.turn import ASK, CLOSE, CLOSING
 from serving.writer import RecordWriter, Write
 
 
@@ -130,6 +130,24 @@ def test_feedback_may_follow_its_interaction_in_the_same_group(writer: RecordWri
     asyncio.run(write())
     with Session(database) as session:
         assert session.exec(select(Feedback)).one().completion_id == "a"
+
+
+def test_row_is_closed_in_the_commit_that_opens_it_and_only_once(writer: RecordWriter, database: Engine) -> None:
+    def close(answer: str) -> Write:
+        values = dict.fromkeys((f"new_{name}" for name in CLOSING), None)
+        times = {"new_first_token_at": None, "new_finished_at": now()}
+        said = {"new_answer": answer, "new_status": "finished", "new_passages": []}
+        return Write(CLOSE, {"completion_id": "a", **values, **times, **said})
+
+    async def write() -> None:
+        await asyncio.gather(writer.submit(close("too early")), writer.submit(asked("a"), close("first")))
+        await writer.submit(close("second"))
+
+    asyncio.run(write())
+    with Session(database) as session:
+        row = session.get_one(Interaction, "a")
+        assert row.status == "finished"
+        assert row.answer in ("first", "too early")  # whether the first two shared a commit is chance
 
 
 def test_defect_fails_the_write_that_has_it_and_not_the_writer(writer: RecordWriter, database: Engine) -> None:
