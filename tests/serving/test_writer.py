@@ -35,6 +35,7 @@ def asked(completion_id: str) -> Write:
             "status": "asked",
             "asked_at": now(),
         },
+        opens=True,
     )
 
 
