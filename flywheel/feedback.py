@@ -15,7 +15,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from flywheel.database import UtcTime, new_id, now
 from flywheel.errors import UserError
 
-RATING, PICK = "rating", "pick"
+RATING, PICK, CORRECTION = "rating", "pick", "correction"
 SOURCES = ("user", "reviewer", "operator", "implicit", "simulated")
 
 

@@ -89,6 +89,8 @@ def create_key(
     limits: Limits | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret, which nobody can find out again; audited."""
+    if name.strip() == LOCAL:
+        raise UserError(f"{name!r} is the name of the keys that commands make for themselves. Give it another one.")
     key, secret = _new_key(tenant=tenant, name=name, scope=scope, lifetime=lifetime)
     key.limits = limits or Limits()
     session.add(key)

@@ -60,6 +60,8 @@ class ServingSettings(Section):
     """Of a million tokens of answers."""
     currency: str = "EUR"
     """Of the prices."""
+    open_metrics: bool = False
+    """/metrics needs no key: for a Prometheus on a network that nobody else reaches."""
     otlp_endpoint: str | None = None
     """Where OpenTelemetry spans go, such as http://127.0.0.1:4318/v1/traces; none makes none."""
     reconcile_seconds: float = Field(default=2.0, gt=0)

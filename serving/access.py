@@ -40,6 +40,7 @@ RULES: tuple[tuple[str, str, Need], ...] = (
 OWN_RECORDS = re.compile(r"/v1/(documents|audit|interactions|usage)(/.*)?", re.DOTALL)
 """What operators of any tenant have of their own. The adapters and all that makes them belong to the appliance's;
 so does lineage, which shows the words of the pairs that shaped an adapter."""
+METRICS = re.compile(r"/metrics(/engines/\d+)?")
 FRESH_SECONDS = 0.5
 USE_NOTED = timedelta(minutes=1)
 MOST_KNOWN = 10_000
@@ -109,7 +110,8 @@ class Access:
 
     async def _caller(self, scope: Scope) -> Caller:
         need = needed(scope["method"], scope["path"])
-        if need == "nothing" or not self.settings.serving.require_keys:
+        open_to_all = self.settings.serving.open_metrics and METRICS.fullmatch(scope["path"]) is not None
+        if need == "nothing" or open_to_all or not self.settings.serving.require_keys:
             return Caller(self.settings.tenant)
         secret = secret_of(scope["headers"])
         if not secret:

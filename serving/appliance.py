@@ -15,7 +15,8 @@ import sqlalchemy
 from fastapi import Request
 from langgraph.graph.state import CompiledStateGraph
 
-from flywheel.errors import UnavailableError
+from flywheel.errors import UnavailableError, UserError
+from flywheel.keys import LOCAL
 from flywheel.settings import Settings
 from rag.embedding import Embedder
 from rag.library import Library, open_library
@@ -58,6 +59,7 @@ class Appliance:
     tracing: Tracing | None
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
+    caller: Caller | None = None
     shelves: Shelves = field(default_factory=Shelves)
 
     @property
@@ -66,8 +68,19 @@ class Appliance:
         return self.shelves.libraries.get(self.tenant) if self.shelves.embedder is not None else None
 
     def seen_by(self, caller: Caller) -> Appliance:
-        """The same, for the caller's tenant."""
-        return self if caller.tenant == self.tenant else replace(self, tenant=caller.tenant)
+        """The same, for the caller and their tenant."""
+        return replace(self, tenant=caller.tenant, caller=caller)
+
+    def acting(self, claimed: str, *, otherwise: str = "") -> str:
+        """Who acts, for the records. A key vouches for its own name alone: of another name that a program with a
+        shared key gives, the key's own stands behind it in brackets. Raises UserError when nobody is named."""
+        key = self.caller.key if self.caller is not None else None
+        claimed = claimed.strip()
+        if key is None or key.name == LOCAL:
+            if not (claimed or otherwise):
+                raise UserError("actor: say who acts.")
+            return claimed or otherwise
+        return key.name if claimed in ("", key.name) else f"{claimed} ({key.name})"
 
     def ready_library(self) -> Library:
         """The tenant's documents; blocks to open them the first time. Raises UnavailableError while nothing can be."""

@@ -50,6 +50,14 @@ class Engine:
             return False
         return status == 200
 
+    async def metrics(self) -> bytes:
+        """Its own figures, as Prometheus reads them. Raises UnavailableError."""
+        try:
+            async with self._upstream.ask("GET", "/metrics", silence=QUICK_SECONDS, within=QUICK_SECONDS) as answer:
+                return await answer.read()
+        except OSError as error:
+            raise UnavailableError(f"The engine at {self.url} does not answer ({error_name(error)}).") from error
+
     async def loaded(self) -> set[str]:
         """The names of the adapters it holds. Raises UnavailableError."""
         status, answer = await self._ask("GET", "/v1/models", None, within=QUICK_SECONDS)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class RecordWriter:
         self.limit = limit
         self.groups = 0
         self.rows = 0
+        self.on_commit: Callable[[int], None] = lambda rows: None
+        """Told of each commit's rows, in the writer's thread."""
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
@@ -112,7 +114,7 @@ class RecordWriter:
                 self.database.connect().execution_options(sqlite_immediate=True) as connection,
                 connection.begin(),
             ):
-                self.rows += self._execute(connection, [write for submission in group for write in submission.writes])
+                rows = self._execute(connection, [write for submission in group for write in submission.writes])
         except (SQLAlchemyError, ValueError) as error:  # ValueError: text that no database can encode
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
@@ -121,6 +123,8 @@ class RecordWriter:
             log.exception("%d rows could not be written", len(group))
             return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
         self.groups += 1
+        self.rows += rows
+        self.on_commit(rows)
         return None
 
     def _execute(self, connection: Connection, writes: list[Write]) -> int:

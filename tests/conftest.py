@@ -38,6 +38,14 @@ from tests.shared_engine import shared_engine
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, a file is one's alone; those that load and unload the same adapters are all one's."""
+    for item in items:
+        name = item.path.name
+        item.add_marker(pytest.mark.xdist_group("adapters" if name.startswith("test_control_") else name))
+
+
 def free_port() -> int:
     """A port on the loopback address that nothing listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -46,7 +46,11 @@ def test_only_the_api_shares_the_engines_network() -> None:
 
 def test_ports_are_published_on_loopback_unless_asked_otherwise() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"api": ["127.0.0.1:8080:8080"], "dashboard": ["127.0.0.1:8501:8501"]}
+    assert ports == {
+        "api": ["127.0.0.1:8080:8080"],
+        "dashboard": ["127.0.0.1:8501:8501"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))

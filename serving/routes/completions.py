@@ -95,7 +95,7 @@ def delete_completion(completion_id: str, appliance: Holder) -> dict[str, Any]:
             raise ConflictError(f"Completion {completion_id!r} is still being answered. Delete it when it is over.")
         if row.content == DELETED:
             raise NotFoundError(f"Completion {completion_id!r} was deleted before.")
-        erase_completion(session, row, actor="api")
+        erase_completion(session, row, actor=appliance.acting("", otherwise="api"))
     return {"object": "chat.completion.deleted", "id": completion_id, "deleted": True}
 
 

@@ -15,13 +15,13 @@ from serving.appliance import Appliance, appliance_of
 router = APIRouter(tags=["documents"])
 Holder = Annotated[Appliance, Depends(appliance_of)]
 NOBODY = "unnamed"
-"""Who acted, where nobody said."""
+"""Who acted, where neither the key nor the request says."""
 
 
 class DocumentBody(BaseModel):
     title: str = Field(min_length=1, max_length=300)
     text: str = Field(min_length=1)
-    actor: str = NOBODY
+    actor: str = ""
 
 
 class SearchBody(BaseModel):
@@ -53,7 +53,7 @@ def one_document(title: str, appliance: Holder) -> dict[str, Any]:
 
 
 @router.delete("/v1/documents/{title}")
-def remove_document(title: str, appliance: Holder, actor: str = NOBODY) -> dict[str, Any]:
+def remove_document(title: str, appliance: Holder, actor: str = "") -> dict[str, Any]:
     """Take one out of the index."""
     appliance.ready_library().remove(title)
     _audit(appliance, actor, "remove_document", title, {})
@@ -77,5 +77,6 @@ def _shown(document: Document) -> dict[str, Any]:
 
 
 def _audit(appliance: Appliance, actor: str, act: str, subject: str, details: dict[str, Any]) -> None:
+    who = appliance.acting(actor, otherwise=NOBODY)
     with writing(appliance.database) as session:
-        record_act(session, tenant=appliance.tenant, actor=actor, act=act, subject=subject, details=details)
+        record_act(session, tenant=appliance.tenant, actor=who, act=act, subject=subject, details=details)

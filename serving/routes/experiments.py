@@ -26,7 +26,7 @@ class ExperimentBody(BaseModel):
     traffic_share: float | None = Field(default=None, gt=0, lt=1)
     minimum_users: int | None = Field(default=None, ge=10)
     planned_effect: float | None = Field(default=None, gt=0, lt=1)
-    actor: str = Field(min_length=1, pattern=r"\S")
+    actor: str = ""
 
 
 @router.get("/v1/experiments")
@@ -80,5 +80,5 @@ def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
             traffic_share=body.traffic_share or settings.retrain.traffic_share,
             minimum_users=body.minimum_users or settings.retrain.minimum_users,
             planned_effect=body.planned_effect or settings.retrain.planned_effect,
-            actor=body.actor,
+            actor=appliance.acting(body.actor),
         )

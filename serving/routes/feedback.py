@@ -2,7 +2,7 @@
 
 A rating, a comment and a correction in one request become a row each, kept together or not at all. Saying the same
 again (a client that retries) adds nothing; saying something else adds a row, and the newest counts. A pick (of one
-choice among several) is a row and decided preference pairs.
+choice among several) is a row and decided preference pairs; a correction is a row and a pair that waits for a reviewer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sqlmodel import Session
 
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UnavailableError, UserError
-from flywheel.feedback import PICK, RATING, Feedback, feedback_history, new_feedback
+from flywheel.feedback import CORRECTION, PICK, RATING, Feedback, feedback_history, new_feedback
 from flywheel.interactions import KEPT, Interaction, choices_of, interaction
-from flywheel.pairs import add_picked
+from flywheel.pairs import add_corrected, add_picked
 from serving.appliance import Appliance, appliance_of
 from serving.writer import Write
 
@@ -65,8 +65,8 @@ class Said(NamedTuple):
 @router.post("/v1/feedback")
 async def give_feedback(body: FeedbackBody, appliance: Holder) -> dict[str, Any]:
     """Store what was said. 404 when no such completion is known here, 409 when `id` was used for something else."""
-    if body.name == PICK:
-        said = await asyncio.to_thread(_pick, appliance, body)
+    if body.name == PICK or body.correction:
+        said = await asyncio.to_thread(_with_pairs, appliance, body)
     else:
         said = await asyncio.to_thread(_read, appliance, body)
         if said.new:
@@ -91,17 +91,20 @@ async def _keep(appliance: Appliance, body: FeedbackBody, said: Said) -> Said:
     return said
 
 
-def _pick(appliance: Appliance, body: FeedbackBody) -> Said:
-    """In one transaction, and one pick of a completion after another: each looks at what the last one left."""
-    if body.value not in (None, True):
+def _with_pairs(appliance: Appliance, body: FeedbackBody) -> Said:
+    """Feedback that makes pairs: in one transaction, and for one completion one after another."""
+    if body.name == PICK and body.value not in (None, True):
         raise UserError("A pick says which choice is best: its value is true, or left out.")
     with writing(appliance.database) as session:
         rateable(session, appliance, body.completion_id, choice=body.choice)
         about = session.get_one(Interaction, body.completion_id, with_for_update=True)
         said = _said(session, about, body)
         session.add_all(said.new)
-        if said.new:
-            add_picked(session, about, choice=body.choice, reviewer=said.new[0].actor or "anonymous")
+        for row in said.new:
+            if row.name == PICK:
+                add_picked(session, about, choice=body.choice, reviewer=row.actor or "anonymous")
+            elif row.name == CORRECTION:
+                add_corrected(session, about, choice=body.choice, text=row.text or "")
     return said
 
 
@@ -120,7 +123,7 @@ def _said(session: Session, about: Interaction, body: FeedbackBody) -> Said:
 def _rows(about: Interaction, body: FeedbackBody) -> list[Feedback]:
     """One row for each thing that the request says."""
     value = True if body.name == PICK else body.value
-    texts = [(name, text) for name, text in (("comment", body.comment), ("correction", body.correction)) if text]
+    texts = [(name, text) for name, text in (("comment", body.comment), (CORRECTION, body.correction)) if text]
     if texts and about.content != KEPT:
         raise UserError("No words are kept of this completion (store=false, or deleted), so none about it either.")
     parts: list[tuple[str, bool | float | None, str | None]] = [(name, None, text) for name, text in texts]

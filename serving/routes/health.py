@@ -11,9 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import reading
+from flywheel.errors import NotFoundError
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["health"])
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 Holder = Annotated[Appliance, Depends(appliance_of)]
 
 
@@ -40,7 +42,16 @@ async def ready(appliance: Holder) -> JSONResponse:
 @router.get("/metrics")
 async def figures(appliance: Holder) -> Response:
     """For Prometheus."""
-    return Response(appliance.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(appliance.metrics.exposition(), media_type=EXPOSITION)
+
+
+@router.get("/metrics/engines/{number}")
+async def figures_of_engine(number: int, appliance: Holder) -> Response:
+    """vLLM's own figures; nobody but serving reaches an engine. They are numbered as in `engine.urls`, from 0."""
+    engines = appliance.engines.engines
+    if not 0 <= number < len(engines):
+        raise NotFoundError(f"There is no engine {number}: engine.urls names {len(engines)}, the first is 0.")
+    return Response(await engines[number].metrics(), media_type=EXPOSITION)
 
 
 def _part(ready: bool, detail: str) -> dict[str, Any]:

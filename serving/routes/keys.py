@@ -26,12 +26,12 @@ class KeyBody(BaseModel):
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     days: Annotated[int, Field(ge=1, le=3650)] | None = None
     limits: Limits = Limits()
-    actor: Word
+    actor: Annotated[str, Field(max_length=200)] = ""
 
 
 class ActBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    actor: Word
+    actor: Annotated[str, Field(max_length=200)] = ""
 
 
 @router.get("/v1/caller")
@@ -54,7 +54,7 @@ def make_key(body: KeyBody, appliance: Holder) -> dict[str, Any]:
             tenant=tenant,
             name=body.name,
             scope=body.scope,
-            actor=body.actor,
+            actor=appliance.acting(body.actor),
             lifetime=timedelta(days=body.days) if body.days else None,
             limits=body.limits,
         )
@@ -74,7 +74,7 @@ def end_key(key_id: str, body: ActBody, appliance: Holder) -> dict[str, Any]:
     """It is refused from the next second on."""
     tenant = None if _everywhere(appliance) else appliance.tenant
     with writing(appliance.database) as session:
-        return _shown(revoke_key(session, key_id, tenant=tenant, actor=body.actor))
+        return _shown(revoke_key(session, key_id, tenant=tenant, actor=appliance.acting(body.actor)))
 
 
 def _everywhere(appliance: Appliance) -> bool:

@@ -36,7 +36,8 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 class PromotionBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     act: Literal["promote", "reject", "roll_back"]
-    actor: str
+    actor: str = ""
+    """Who decides; without it, the key's name."""
     reason: str = ""
     experiment_id: str | None = None
     """promote and reject: without it, the running experiment."""
@@ -73,8 +74,8 @@ def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
             return _roll_back(appliance, session, body, live=live)
         trial = _experiment(session, body, tenant=appliance.tenant, alias=alias)
         if body.act == "reject":
-            return reject(session, trial, live=live, actor=body.actor, reason=body.reason)
-        approval = Approval(body.actor, body.reason, body.evidence_hash, body.override)
+            return reject(session, trial, live=live, actor=appliance.acting(body.actor), reason=body.reason)
+        approval = Approval(appliance.acting(body.actor), body.reason, body.evidence_hash, body.override)
         return promote(
             session, trial, live=live, approval=approval, not_ready=appliance.live.not_ready(trial.challenger)
         )
@@ -109,7 +110,7 @@ def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, l
         alias=alias,
         target=target,
         live=live,
-        actor=body.actor,
+        actor=appliance.acting(body.actor),
         reason=body.reason,
     )
     not_ready = appliance.live.not_ready(target.name)

@@ -37,7 +37,8 @@ class JudgmentBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     pair_id: str
     verdict: str
-    reviewer: str
+    reviewer: str = ""
+    """Who judges; without it, the key's name."""
     source: str = "person"
     reason: str | None = None
 
@@ -50,11 +51,11 @@ async def refill_queue(body: RefillBody, appliance: Holder) -> dict[str, int]:
 
 
 @router.get("/v1/reviews/next")
-def next_review(reviewer: Annotated[str, Query(min_length=1)], appliance: Holder) -> dict[str, Any]:
+def next_review(appliance: Holder, reviewer: str = "") -> dict[str, Any]:
     """The next pair for this reviewer, or null when none waits."""
-    tenant = appliance.tenant
+    tenant, who = appliance.tenant, appliance.acting(reviewer)
     with writing(appliance.database) as session:
-        pair = lease_next(session, tenant=tenant, reviewer=reviewer)
+        pair = lease_next(session, tenant=tenant, reviewer=who)
         counts = pair_counts(session, tenant=tenant)
         asked = interaction(session, pair.completion_id, tenant=tenant) if pair else None
     shown = None
@@ -72,7 +73,9 @@ def add_judgment(body: JudgmentBody, appliance: Holder) -> dict[str, Any]:
     tenant = appliance.tenant
     with writing(appliance.database) as session:
         pair = preference_pair(session, body.pair_id, tenant=tenant)
-        judgment = judge(session, pair, **body.model_dump(exclude={"pair_id"}))
+        judgment = judge(
+            session, pair, reviewer=appliance.acting(body.reviewer), **body.model_dump(exclude={"pair_id", "reviewer"})
+        )
         session.flush()
         return judgment.model_dump() | {"counts": pair_counts(session, tenant=tenant)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from flywheel.database import reading, writing
 from flywheel.runs import cancel_run, latest_runs, queue_run, run_events, training_run
@@ -19,12 +19,13 @@ class RunBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     recipe: dict[str, Any] = {}
     """Overrides of the recipe in the settings; judged by the worker, which knows the recipes."""
-    requested_by: str = Field(min_length=1, pattern=r"\S")
+    requested_by: str = ""
+    """Who asks; without it, the key's name."""
 
 
 class ActBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    actor: str = Field(min_length=1, pattern=r"\S")
+    actor: str = ""
 
 
 @router.post("/v1/runs")
@@ -36,7 +37,7 @@ def ask_for_run(body: RunBody, appliance: Holder) -> dict[str, Any]:
             tenant=appliance.tenant,
             alias=appliance.settings.serving.alias,
             recipe=body.recipe,
-            requested_by=body.requested_by,
+            requested_by=appliance.acting(body.requested_by),
         )
     return run.model_dump()
 
@@ -63,6 +64,6 @@ def stop_run(run_id: str, body: ActBody, appliance: Holder) -> dict[str, Any]:
     """Cancel a run that has not ended; its worker notices at its next step."""
     with writing(appliance.database) as session:
         run = training_run(session, run_id, tenant=appliance.tenant)
-        cancel_run(session, run, actor=body.actor)
+        cancel_run(session, run, actor=appliance.acting(body.actor))
         session.refresh(run)
     return run.model_dump()

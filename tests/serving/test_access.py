@@ -225,6 +225,28 @@ def test_an_admin_of_another_tenant_makes_keys_for_their_own_only(
     assert {row["tenant"] for row in admin.get("/v1/keys").json()["data"]} == {"red"}
 
 
+def test_an_act_is_its_keys_whatever_name_the_request_says(
+    speak: Callable[[str], httpx.Client], make: Make, api: httpx.Client
+) -> None:
+    """`somebody` holds the key; olga is a name that anybody could write."""
+    operator, told = speak(make("operate")), []
+    for claimed in ({}, {"requested_by": "somebody"}, {"requested_by": "olga"}, {"requested_by": "olga (admin)"}):
+        run = operator.post("/v1/runs", json=claimed).json()
+        told.append(run["requested_by"])
+        operator.post(f"/v1/runs/{run['id']}/cancel", json={"actor": "olga"}).raise_for_status()
+    assert told == ["somebody", "somebody", "olga (somebody)", "olga (admin) (somebody)"]
+    acts = [row for row in api.get("/v1/audit").json()["data"] if row["act"] in ("queue_run", "cancel_run")]
+    assert {row["actor"] for row in acts} == {*told, "olga (somebody)"}
+    assert api.post("/v1/runs", json={"requested_by": "olga"}).json()["requested_by"] == "olga"  # this machine's own
+    assert api.post("/v1/runs", json={"requested_by": " "}).status_code == 400
+
+
+def test_nobody_is_given_the_name_of_the_machines_own_keys(api: httpx.Client) -> None:
+    refused = api.post("/v1/keys", json={"name": "this machine", "actor": "olga"})
+    assert refused.status_code == 400
+    assert "Give it another one" in refused.json()["error"]["message"]
+
+
 def test_requests_per_minute(plain: httpx.Client, make: Make) -> None:
     headers = bearer(make("chat", requests_per_minute=2))
     first, second, third = (plain.get("/v1/models", headers=headers) for _ in range(3))

@@ -13,10 +13,11 @@ import openai
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
+from sqlmodel import col, select
 
 from benchmarks.peers import environment
 from flywheel.database import reading
-from flywheel.feedback import Feedback
+from flywheel.feedback import RATING, Feedback
 from flywheel.interactions import Interaction
 from tests.conftest import Served
 
@@ -56,7 +57,8 @@ def kept(served: Served, completion_id: str) -> Any:
 
 def rated(served: Served, completion_id: str) -> list[Any]:
     with reading(served.database) as session:
-        return [row.value for row in session.query(Feedback).filter_by(completion_id=completion_id, name="rating")]
+        query = select(Feedback.value).where(Feedback.completion_id == completion_id, Feedback.name == RATING)
+        return list(session.exec(query))
 
 
 def check(served: Served, told: dict[str, Any]) -> None:
@@ -92,8 +94,10 @@ def test_langchain(served: Served) -> None:
     assert whole.usage_metadata is not None
     assert whole.usage_metadata["output_tokens"] == 6
     found = [(whole.response_metadata["id"], whole.content)]
-    streamed = next(piece.id for piece in pieces if piece.id)
-    found.append((str(streamed), "".join(str(piece.content) for piece in pieces)))
+    with reading(served.database) as session:  # LangChain puts an id of its own in the place of a stream's
+        streamed = session.exec(select(Interaction.id).order_by(col(Interaction.id).desc())).first()
+    assert streamed is not None
+    found.append((streamed, "".join(str(piece.content) for piece in pieces)))
     for completion_id, text in found:
         row = kept(served, completion_id)
         assert (row.status, row.answer, row.user) == ("finished", text, "ann")

@@ -66,6 +66,27 @@ def test_pick_of_a_choice_is_a_preference_pair_at_once(api: httpx.Client, served
     assert {(row.reviewer, row.source) for row in judgments} == {("ann", "person")}
 
 
+def test_correction_waits_for_a_reviewer_beside_the_choice_it_corrects(
+    api: httpx.Client, served: Served, two: Any
+) -> None:
+    def correct(choice: int, text: str) -> None:
+        body = {"completion_id": two.id, "choice": choice, "correction": text, "user": "ann"}
+        api.post("/v1/feedback", json=body).raise_for_status()
+
+    given = [choice.message.content for choice in two.choices]
+    for choice, text in ((0, "Ask Olga."), (0, "Ask Olga."), (1, "Ask Mira."), (0, given[0])):
+        correct(choice, text)
+    with Session(served.database) as session:
+        mine = (PreferencePair.completion_id == two.id, PreferencePair.state == "waiting")
+        pairs = list(session.exec(select(PreferencePair).where(*mine).order_by(col(PreferencePair.id))))
+    assert [{pair.a, pair.b} for pair in pairs] == [{given[0], "Ask Olga."}, {given[1], "Ask Mira."}]
+    shown = api.get("/v1/reviews/next", params={"reviewer": "mira"}).json()["pair"]
+    assert shown["id"] == pairs[0].id
+    assert "candidate" not in str(shown)
+    client_pick = {"completion_id": two.id, "name": "pick", "choice": 1, "correction": "Ask Noor.", "user": "noor"}
+    api.post("/v1/feedback", json=client_pick).raise_for_status()
+
+
 def test_pick_of_the_worst_is_no_pick(api: httpx.Client, two: Any) -> None:
     body = {"completion_id": two.id, "name": "pick", "choice": 1, "value": False}
     assert api.post("/v1/feedback", json=body).status_code == 400

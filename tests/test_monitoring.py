@@ -1,0 +1,62 @@
+"""The provisioned dashboard asks for figures that exist, ours and vLLM's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import Served
+
+FOLDER = Path(__file__).parent.parent / "tools" / "monitoring"
+NAME = re.compile(r"\b(?:flywheel_|vllm:)[a-z_]+")
+BODY = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+
+
+def asked_for() -> set[str]:
+    """The names in every query of the dashboard."""
+    dashboard = json.loads((FOLDER / "dashboards" / "flywheel.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert len(queries) > 20
+    return {name for query in queries for name in NAME.findall(query)}
+
+
+@pytest.mark.engine
+def test_every_figure_of_the_dashboard_is_told(api: httpx.Client) -> None:
+    for stream in (False, True):
+        api.post("/v1/chat/completions", json=BODY | {"stream": stream}).raise_for_status()
+    jobs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    told = ""
+    for job in jobs:
+        answer = api.get(job.get("metrics_path", "/metrics")).raise_for_status()
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        told += answer.text
+    names = set(re.findall(r"^((?:flywheel_|vllm:)[a-z_]+)", told, re.MULTILINE))
+    assert asked_for() - names == set()
+
+
+@pytest.mark.engine
+def test_figures_need_a_key_unless_they_are_open(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ("/metrics", "/metrics/engines/0")
+    assert [httpx.get(served.url + path).status_code for path in paths] == [401, 401]
+    opened = served.settings.model_copy(
+        update={"serving": served.settings.serving.model_copy(update={"open_metrics": True})}
+    )
+    layer = served.app.middleware_stack
+    while not hasattr(layer, "settings"):
+        layer = layer.app
+    monkeypatch.setattr(layer, "settings", opened)
+    assert [httpx.get(served.url + path).status_code for path in paths] == [200, 200]
+    assert httpx.get(f"{served.url}/v1/models").status_code == 401
+    assert httpx.get(f"{served.url}/metrics/engines/7").json()["error"]["code"] == "not_found"
+
+
+def test_dashboard_is_provisioned_with_the_source_it_names() -> None:
+    source = yaml.safe_load((FOLDER / "provisioning" / "datasources" / "prometheus.yml").read_text())
+    dashboard = json.loads((FOLDER / "dashboards" / "flywheel.json").read_text())
+    used = {panel["datasource"]["uid"] for panel in dashboard["panels"] if "datasource" in panel}
+    assert used == {one["uid"] for one in source["datasources"]}
