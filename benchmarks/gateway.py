@@ -51,6 +51,7 @@ def flywheel(engine: str, home: Path, name: str = OURS) -> Iterator[Gateway]:
     port = free_port()
     environment = plain_environment(home, port=port, engine=engine)
     environment |= {"FLYWHEEL_SERVING__REQUIRE_KEYS": "true", "FLYWHEEL_SERVING__FIRST_KEY": "false"}
+    environment |= {"FLYWHEEL_SERVING__RECONCILE_SECONDS": "2"}
     database = open_database(f"sqlite:///{home / 'flywheel.db'}", checkpoints=False)
     migrate(database)
     with writing(database) as session:

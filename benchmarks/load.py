@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -12,7 +13,7 @@ import orjson
 from benchmarks.peers import Gateway
 from serving.upstream import Upstream
 
-SILENCE_SECONDS = 120.0
+SILENCE_SECONDS = 30.0
 
 
 @dataclass
@@ -36,20 +37,20 @@ class Clients:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self._upstream = Upstream(gateway.url)
+        self._asked = count()
         self._headers = {"authorization": f"Bearer {gateway.key}"}
 
     async def chats(self, requests: int, *, at_once: int, wish: str = "", stream: bool = False) -> Load:
         """Ask `requests` times, `at_once` at a time. `wish` is what the mock engine is told. Raises RuntimeError."""
-        load, numbers = Load(), count()
+        load, numbers = Load(), iter(range(requests))
         begun = time.perf_counter()
-        await asyncio.gather(
-            *(self._one_user(load, numbers, requests, wish=wish, stream=stream) for _ in range(at_once))
-        )
+        await asyncio.gather(*(self._one_user(load, numbers, wish=wish, stream=stream) for _ in range(at_once)))
         load.wall = time.perf_counter() - begun
         return load
 
-    async def _one_user(self, load: Load, numbers: count[int], requests: int, *, wish: str, stream: bool) -> None:
-        while (number := next(numbers)) < requests:
+    async def _one_user(self, load: Load, numbers: Iterator[int], *, wish: str, stream: bool) -> None:
+        for _ in numbers:
+            number = next(self._asked)  # no two questions are alike, or they would be one conversation
             words = f"Question {number}: how much is the Maple plan for a team of five? {wish}"
             body = {
                 "model": self.gateway.model,
@@ -58,12 +59,15 @@ class Clients:
                 "stream": stream,
             }
             begun = time.perf_counter()
-            async with self._upstream.ask(
-                "POST", "/chat/completions", orjson.dumps(body), self._headers, silence=SILENCE_SECONDS
-            ) as answer:
-                whole = await answer.read()
-                if answer.status != 200:
-                    raise RuntimeError(f"{self.gateway.name}: {answer.status} {whole.decode(errors='replace')[:500]}")
+            try:
+                async with self._upstream.ask(
+                    "POST", "/chat/completions", orjson.dumps(body), self._headers, silence=SILENCE_SECONDS
+                ) as answer:
+                    status, whole = answer.status, await answer.read()
+            except OSError as error:
+                raise RuntimeError(f"{self.gateway.name}: {error}") from error
+            if status != 200:
+                raise RuntimeError(f"{self.gateway.name}: {status} {whole.decode(errors='replace')[:500]}")
             load.seconds.append(time.perf_counter() - begun)
             load.chunks += whole.count(b'"content":"') if stream else 0
 

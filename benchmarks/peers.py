@@ -103,15 +103,24 @@ def tensorzero(engine: str, folder: Path) -> Iterator[Gateway]:
     """TensorZero's gateway as its Python package embeds it; it logs nothing and asks for no key."""
     config = folder / "tensorzero.toml"
     config.write_text(TENSORZERO.format(engine=engine))
-    command = [str(environment("tensorzero")), "-c", EMBEDDED, str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [str(environment("tensorzero")), "-u", "-c", EMBEDDED, str(config)]
+    said = folder / "tensorzero.log"
+    with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")
-            url = next(line.strip() for line in lines if line.startswith("http"))
-            yield Gateway("TensorZero", url.rstrip("/"), "tensorzero::model_name::mock", "none", process.pid)
+            yield Gateway("TensorZero", _told(said), "tensorzero::model_name::mock", "none", process.pid)
         finally:
             process.kill()
+
+
+def _told(log: Path) -> str:
+    """The address that stands in a line of its own, once it does."""
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up:
+        for line in log.read_text().splitlines():
+            if line.startswith("http"):
+                return line.strip().rstrip("/")
+        time.sleep(0.1)
+    raise RuntimeError(f"No address in {log}: {log.read_text()[-500:]}")
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

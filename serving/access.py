@@ -65,20 +65,30 @@ class KeyRing:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
+        self._reading: dict[str, asyncio.Task[ApiKey | None]] = {}
 
     async def find(self, secret: str) -> ApiKey | None:
         """The valid key with this secret. Raises UnavailableError when the database cannot be asked."""
         hashed = secret_hash(secret)
         read_at, key = self._known.get(hashed, (0.0, None))
         if time.monotonic() - read_at > FRESH_SECONDS:
-            try:
-                key = await asyncio.to_thread(self._read, hashed)
-            except SQLAlchemyError as error:
-                raise UnavailableError("API keys cannot be checked: the database does not answer.") from error
-            if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
-            self._known[hashed] = (time.monotonic(), key)
+            reading_it = self._reading.get(hashed)  # many requests with one key wait for one reading
+            if reading_it is None:
+                reading_it = self._reading[hashed] = asyncio.create_task(self._refresh(hashed))
+            key = await asyncio.shield(reading_it)
         return key if key is not None and key.valid else None
+
+    async def _refresh(self, hashed: str) -> ApiKey | None:
+        try:
+            key = await asyncio.to_thread(self._read, hashed)
+        except SQLAlchemyError as error:
+            raise UnavailableError("API keys cannot be checked: the database does not answer.") from error
+        finally:
+            del self._reading[hashed]
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[hashed] = (time.monotonic(), key)
+        return key
 
     def _read(self, hashed: str) -> ApiKey | None:
         with reading(self._database) as session:

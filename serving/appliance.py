@@ -8,6 +8,7 @@ until then routed requests are told to come back (503), and plain ones are answe
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ from serving.writer import RecordWriter
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
+
+
+CLOSED_KEPT = 100_000
 
 
 @dataclass
@@ -60,6 +64,8 @@ class Appliance:
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
     caller: Caller | None = None
+    closed: deque[str] = field(default_factory=lambda: deque(maxlen=CLOSED_KEPT))
+    """Completions that requests have closed, for serving/signals.py."""
     shelves: Shelves = field(default_factory=Shelves)
 
     @property

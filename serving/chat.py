@@ -149,6 +149,7 @@ class Answer:
             said = self.turn.said() if self.turn.said else []
             writes = self.turn.closed_writes(status, said, error=reason)
             self.appliance.writer.submit(*writes, closing=True).add_done_callback(note_lost)
+            self.appliance.closed.append(self.turn.completion_id)
 
 
 async def read_body(receive: Receive, *, limit: int) -> bytes:

@@ -14,6 +14,7 @@ log = logging.getLogger("serving.requests")
 QUIET = {"/healthz", "/readyz", "/metrics"}
 """Asked by machines every few seconds; logged only when they fail."""
 FIELDS = "fields"
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 
 
 class JsonLines(logging.Formatter):

@@ -48,6 +48,8 @@ the same engine, alone or in a batch, by 0; an adapter that changes answers clea
 """
 REST_SECONDS = 15.0
 """How long an adapter that failed its checks is left alone on that engine."""
+LOOK_SHARE = 20
+"""A look at a large experiment takes its time; the next one waits this many times as long."""
 MISSES = 2
 """Ticks in a row without an answer after which an engine is out of service: one may just be a busy machine."""
 PROBE_TEXTS = (
@@ -66,9 +68,11 @@ async def reconcile_forever(appliance: Appliance) -> None:
         try:
             await reconcile_once(appliance)
             if time.monotonic() >= next_look:
-                next_look = time.monotonic() + settings.look_seconds
+                begun = time.monotonic()
                 if await asyncio.to_thread(look_at_running, appliance.database, alias=settings.alias):
                     await appliance.live.refresh()  # the experiment was stopped
+                took = time.monotonic() - begun
+                next_look = time.monotonic() + max(settings.look_seconds, LOOK_SHARE * took)
         except Exception as error:  # noqa: BLE001  one bad tick must not end the loop
             log.warning("reconcile: %s: %s", type(error).__name__, error)
         await asyncio.sleep(settings.reconcile_seconds)

@@ -1,18 +1,23 @@
 """Implicit signals, found beside the requests: every few seconds the newly closed rows are read against their past.
 
-Each look overlaps the one before, since a row is visible a little after the moment it carries; rows that the look
-before had settled are passed over. A signal's key names the row that showed it, so finding it twice changes nothing.
+Requests note the rows that they close (`appliance.closed`); the rows of the last hour are looked at once more after a
+start. A row that is not to be seen closed yet, or whose predecessor is still being answered, waits for the next look. A
+signal's key names the row that showed it, so finding it twice changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 
 from sqlalchemy import Engine as Database
+from sqlalchemy import func, or_
+from sqlalchemy import select as select_columns
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from flywheel.database import now, reading
@@ -26,66 +31,105 @@ from serving.routes.feedback import SAY
 from serving.writer import Write
 
 LONGEST_ANSWER = timedelta(hours=1)
-OVERLAP = timedelta(seconds=30)
 BATCH = 200
 log = logging.getLogger(__name__)
 
 
 async def watch_signals(appliance: Appliance) -> None:
     """Until cancelled. Trouble is logged once per look, and the next look tries again."""
-    since, seen = now() - LONGEST_ANSWER, set[str]()
+    waiting: dict[str, float] | None = None
     while True:
         await asyncio.sleep(appliance.settings.serving.signal_seconds)
-        looked = now()
         try:
-            rows, read = await asyncio.to_thread(find_signals, appliance.database, appliance.tenant, since, seen)
+            if waiting is None:
+                recent = await asyncio.to_thread(closed_lately, appliance.database, appliance.tenant)
+                waiting = dict.fromkeys(recent, time.monotonic())
+            while appliance.closed:
+                waiting[appliance.closed.popleft()] = time.monotonic()
+            rows, later = await asyncio.to_thread(find_signals, appliance.database, list(waiting))
             if rows:
                 await appliance.writer.submit(*(Write(SAY, row.model_dump()) for row in rows))
-            since, seen = looked - OVERLAP, read
+            given_up = time.monotonic() - LONGEST_ANSWER.total_seconds()
+            waiting = {one: since for one, since in waiting.items() if one in later and since > given_up}
         except (SQLAlchemyError, FlywheelError) as error:
             log.error("implicit signals wait for the next look: %s", str(error).splitlines()[0])
 
 
-def find_signals(database: Database, tenant: str, since: datetime, seen: set[str]) -> tuple[list[Feedback], set[str]]:
-    """What the rows closed after `since` show and nobody has noted yet, those in `seen` left out; and the settled rows.
+def closed_lately(database: Database, tenant: str) -> list[str]:
+    """What was closed in the last hour: for a start, after which nobody knows which of it was looked at.
 
     Rows of `tenant` and of every tenant that has a key.
-    A row whose predecessor is still being answered is not settled: it says more about it once that is closed.
     """
     with reading(database) as session:
         tenants = {tenant, *session.exec(select(ApiKey.tenant).distinct())}
         query = select(Interaction.id).where(
             col(Interaction.tenant).in_(tenants),
-            col(Interaction.asked_at) > since - LONGEST_ANSWER,
-            col(Interaction.finished_at) > since,
+            col(Interaction.asked_at) > now() - LONGEST_ANSWER,
+            col(Interaction.status).in_(CLOSED),
         )
-        closed = set(session.exec(query))
-        found, settled = list[Feedback](), closed & seen
-        for row in _rows(session, closed - seen):
-            earlier = _before(session, row)
-            signals = about_itself(row) + (about_earlier(earlier, row) if earlier is not None else [])
-            found += [_feedback(signal, row.tenant) for signal in signals]
-            if earlier is None or earlier.status in CLOSED:
-                settled.add(row.id)
-        known = _known(session, {row.completion_id for row in found})
-    return [row for row in found if (row.completion_id, row.name, row.key) not in known], settled
+        return list(session.exec(query))
+
+
+def find_signals(database: Database, completion_ids: list[str]) -> tuple[list[Feedback], set[str]]:
+    """What these rows show and nobody has noted yet; and those of them that have to be looked at again."""
+    found, later = list[Feedback](), set[str]()
+    with reading(database) as session:
+        for batch in _batches(completion_ids):
+            signals, again = _look_at(session, batch)
+            later |= again
+            known = _known(session, {signal.completion_id for signal in signals})
+            found += [_feedback(*one) for one in signals.items() if _key(one[0]) not in known]
+    return found, later
+
+
+def _look_at(session: Session, batch: list[str]) -> tuple[dict[Signal, str], set[str]]:
+    """{signal: its tenant}, and the rows that are not settled. Most rows have no past: they are not even loaded."""
+    asked = select_columns(col(Interaction.id), col(Interaction.status)).where(col(Interaction.id).in_(batch))
+    states = {row[0]: row[1] for row in session.execute(asked)}
+    again = {one for one, status in states.items() if status not in CLOSED}
+    before = _before(session, [one for one in batch if one in states and one not in again])
+    left = [one for one, status in states.items() if status == "cancelled"]
+    rows = {row.id: row for row in _rows(session, {*before, *before.values(), *left})}
+    signals = {signal: rows[one].tenant for one in left for signal in about_itself(rows[one])}
+    for one, other in before.items():
+        signals |= dict.fromkeys(about_earlier(rows[other], rows[one]), rows[one].tenant)
+        if rows[other].status not in CLOSED:
+            again.add(one)
+    return signals, again
+
+
+def _before(session: Session, batch: list[str]) -> dict[str, str]:
+    """{row: the turn before it in its conversation}. Strangers who ask the same first question are no conversation."""
+    later, earlier = aliased(Interaction), aliased(Interaction)
+    query = (
+        select_columns(col(later.id), func.max(col(earlier.id)))
+        .join(
+            earlier,
+            (col(earlier.tenant) == later.tenant)
+            & (col(earlier.conversation) == later.conversation)
+            & (col(earlier.id) < later.id),
+        )
+        .where(
+            col(later.id).in_(batch),
+            or_(col(later.user).is_not(None), col(later.client_metadata)["conversation_id"].as_string().is_not(None)),
+        )
+        .group_by(col(later.id))
+    )
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def _rows(session: Session, completion_ids: set[str]) -> Iterator[Interaction]:
     """Many to a query: one each is what most of a look would cost."""
-    waiting = sorted(completion_ids)
-    for start in range(0, len(waiting), BATCH):
-        yield from session.exec(select(Interaction).where(col(Interaction.id).in_(waiting[start : start + BATCH])))
+    for batch in _batches(sorted(completion_ids)):
+        yield from session.exec(select(Interaction).where(col(Interaction.id).in_(batch)))
 
 
-def _before(session: Session, row: Interaction) -> Interaction | None:
-    """The turn before it in its conversation."""
-    if row.user is None and "conversation_id" not in row.client_metadata:
-        return None  # strangers who ask the same first question are not one conversation
-    query = select(Interaction).where(
-        Interaction.tenant == row.tenant, Interaction.conversation == row.conversation, col(Interaction.id) < row.id
-    )
-    return session.exec(query.order_by(col(Interaction.id).desc()).limit(1)).first()
+def _batches(completion_ids: list[str]) -> Iterable[list[str]]:
+    return (completion_ids[start : start + BATCH] for start in range(0, len(completion_ids), BATCH))
+
+
+def _key(signal: Signal) -> tuple[str, str, str]:
+    return signal.completion_id, signal.name, signal.because
 
 
 def _known(session: Session, completion_ids: set[str]) -> set[tuple[str, str, str | None]]:

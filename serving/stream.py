@@ -215,6 +215,7 @@ async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage
     writes = turn.closed_writes("finished", choices, **tokens)
     await appliance.writer.submit(*writes, closing=True)
     turn.outcome = "finished"
+    appliance.closed.append(turn.completion_id)
     appliance.metrics.tokens(**tokens)
 
 

@@ -2,9 +2,8 @@
 
 Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
 commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
-that fails does not take its neighbours with it. The group is whatever waits
-while the last commit was on its way, so it grows with the load and costs a lonely row nothing.
-Rows that still wait when the process dies are lost; nobody was told that they were kept.
+that fails does not take its neighbours with it. The group is whatever waits while the last commit was on its way, so
+it grows with the load and costs a lonely row nothing. Rows that still wait when the process dies are lost; nobody was told that they were kept.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Dialect, Engine, Executable
+from sqlalchemy import Dialect, Engine, Executable
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from flywheel.errors import FlywheelError, UnavailableError
 
@@ -53,6 +54,7 @@ class RecordWriter:
         self.rows = 0
         self.on_commit: Callable[[int], None] = lambda rows: None
         """Told of each commit's rows, in the writer's thread."""
+        self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
@@ -109,17 +111,20 @@ class RecordWriter:
             _settle([submission], self._commit([submission]))
 
     def _commit(self, group: list[Submission]) -> FlywheelError | None:
+        """With the driver itself: for rows that are ready, SQLAlchemy's own steps would cost more than the commit."""
+        connection = None
         try:
-            with (
-                self.database.connect().execution_options(sqlite_immediate=True) as connection,
-                connection.begin(),
-            ):
-                rows = self._execute(connection, [write for submission in group for write in submission.writes])
-        except (SQLAlchemyError, ValueError) as error:  # ValueError: text that no database can encode
+            connection = self.database.raw_connection()
+            rows = self._execute(connection.cursor(), [write for submission in group for write in submission.writes])
+            connection.commit()
+            connection.close()
+        except (SQLAlchemyError, self._driver_error, ValueError) as error:  # ValueError: what no database can encode
+            _drop(connection)
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
             return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
         except Exception:  # whoever waits must hear of it, and the thread has to go on
+            _drop(connection)
             log.exception("%d rows could not be written", len(group))
             return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
         self.groups += 1
@@ -127,8 +132,10 @@ class RecordWriter:
         self.on_commit(rows)
         return None
 
-    def _execute(self, connection: Connection, writes: list[Write]) -> int:
+    def _execute(self, cursor: DBAPICursor, writes: list[Write]) -> int:
         """One call of the driver for all writes of a shape, since calls cost more than rows."""
+        if self.database.dialect.name == "sqlite":
+            cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
         shapes: dict[tuple[object, ...], list[Write]] = {}
         for write in writes:
             shapes.setdefault((not write.opens, id(write.statement), *write.values), []).append(write)
@@ -137,8 +144,14 @@ class RecordWriter:
             if shape not in self._prepared:
                 self._prepared[shape] = Prepared(batch[0], self.database.dialect)
             prepared = self._prepared[shape]
-            connection.exec_driver_sql(prepared.sql, [prepared.row(write.values) for write in batch])
+            cursor.executemany(prepared.sql, [prepared.row(write.values) for write in batch])
         return len(writes)
+
+
+def _drop(connection: PoolProxiedConnection | None) -> None:
+    """A connection in an unknown state is closed, which rolls back what it held."""
+    if connection is not None:
+        connection.invalidate()
 
 
 class Prepared:
@@ -155,7 +168,7 @@ class Prepared:
             for name, bind in ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.params)
         ]
 
-    def row(self, values: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+    def row(self, values: Mapping[str, Any]) -> Any:
         """The values as the driver takes them."""
         given = {**self._constants, **values} if self._constants else values
         if self._positional:
