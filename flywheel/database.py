@@ -28,6 +28,8 @@ from sqlmodel import Session
 
 from flywheel.errors import UserError
 
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768")
+
 
 class UtcTime(TypeDecorator[datetime]):
     """A moment. Naive values are refused; what is read back is always in UTC (SQLite drops the zone)."""
@@ -116,7 +118,7 @@ def _prepare_sqlite(engine: Engine, file: str | None, *, checkpoints: bool) -> N
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         if not checkpoints:
             connection.execute("PRAGMA wal_autocheckpoint=0")

@@ -117,6 +117,10 @@ class Interaction(SQLModel, table=True):
     asked_at: datetime = Field(sa_type=UtcTime)
     first_token_at: datetime | None = Field(default=None, sa_type=UtcTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    answer_seconds: float | None = None
+    """From the question to the answer's end; of answers that were produced whole."""
+    first_token_seconds: float | None = None
+    """From the question to the first byte of a streamed answer."""
 
 
 def interaction(session: Session, completion_id: str, *, tenant: str) -> Interaction:

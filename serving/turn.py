@@ -30,11 +30,12 @@ CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]
 ASK = insert(INTERACTION)
 OFFER = insert(CANDIDATE)
 WORDS = ("passages", "answer", "answer_words", "choices")
+TIMES = ("first_token_at", "finished_at", "answer_seconds", "first_token_seconds")
 CLOSING = (*WORDS, "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
 CLOSE = (
     update(INTERACTION)
     .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
-    .values({name: bindparam(f"new_{name}") for name in (*CLOSING, "first_token_at", "finished_at")})
+    .values({name: bindparam(f"new_{name}") for name in (*CLOSING, *TIMES)})
 )
 SAVE = (
     update(INTERACTION)
@@ -189,10 +190,19 @@ class Turn:
             whole["answer"] = storable(words_of(choices)) if choices else None
             whole["choices"] = choices if worth_keeping_whole(choices) else None
         row = {f"new_{name}": whole.get(name) for name in CLOSING}
-        times = {"new_first_token_at": self.first_token_at, "new_finished_at": now()}
+        times = {f"new_{name}": value for name, value in self._times(status).items()}
         close = Write(CLOSE, {"completion_id": self.completion_id, **row, **times})
         others = choices[1:] if status == "finished" and self.kept else []
         return [close, *(self._candidate(choice) for choice in others if choice.message.get("content"))]
+
+    def _times(self, status: str) -> dict[str, datetime | float | None]:
+        over, first = now(), self.first_token_at
+        return {
+            "first_token_at": first,
+            "finished_at": over,
+            "answer_seconds": (over - self.asked_at).total_seconds() if status == "finished" else None,
+            "first_token_seconds": (first - self.asked_at).total_seconds() if first else None,
+        }
 
     def _candidate(self, choice: Choice) -> Write:
         return Write(

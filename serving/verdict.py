@@ -8,8 +8,9 @@ by a finished answer. Verdicts, in this order:
     SHIP      both arms have the minimum of rated users and the challenger is shown to be better
     HOLD      anything else
 
-Every look is valid whenever it is taken (flywheel/statistics/sequential.py). Not covered yet: refusals and latency as
-guardrails.
+Every look is valid whenever it is taken (flywheel/statistics/sequential.py). A guardrail is a mean over users of a
+figure between 0 and 1, so times and lengths are measured in parts of a fixed most: it sees a shift of the mean, not of
+the slowest twentieth.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from flywheel.statistics.confidence import e_value
 from flywheel.statistics.sample_ratio import ALARM_LOG_E, log_e_value
 from flywheel.statistics.sequential import PROMOTION_ALPHA, UserMeans, guardrail_evidence, promotion_evidence
 
-GUARDRAIL_ALPHA = 0.003
-"""Per guardrail: three of them stop a faultless challenger in less than one experiment of a hundred."""
+GUARDRAIL_ALPHA = 0.001
+"""Per guardrail: nine of them stop a faultless challenger in less than one experiment of a hundred."""
 GUARDRAIL_PLANNED = 0.15
 """The harm beyond the margin that is to be seen soonest: users of a broken challenger are spared first."""
 GUARDRAIL_USERS = 30
@@ -46,20 +47,42 @@ class UserCounts:
     flawed: int
     """Finished, but empty or cut."""
     rating: float | None
+    refused: float | None = None
+    regenerated: float | None = None
+    unrated: float | None = None
+    """Shares of their finished answers."""
+    seconds: float | None = None
+    first_token_seconds: float | None = None
+    words: float | None = None
+    """Means over their finished answers, each counted up to the most that `MOST` says."""
+
+
+MOST = {"seconds": 30.0, "first_token_seconds": 10.0, "words": 400.0}
+"""Where a mean's scale ends: one answer counts for no more."""
 
 
 @dataclass(frozen=True)
 class Guardrail:
     name: str
     margin: float
-    """How much worse the challenger may be."""
+    """How much worse the challenger may be, between 0 and 1."""
     words: str
+    field: str = ""
+    """What of a user it reads, where that is not worked out below."""
+    unit: str = ""
+    """Of figures that are shown on their own scale."""
 
 
 GUARDRAILS = (
     Guardrail("error_rate", 0.02, "failed answers"),
     Guardrail("empty_or_cut", 0.05, "empty or cut answers"),
     Guardrail("rating", 0.05, "lower ratings"),
+    Guardrail("refusals", 0.10, "refusals", "refused"),
+    Guardrail("regenerated", 0.05, "answers that users have made again", "regenerated"),
+    Guardrail("unrated", 0.10, "answers that nobody rates", "unrated"),
+    Guardrail("seconds", 0.10, "slower answers", "seconds", "s"),
+    Guardrail("first_token_seconds", 0.05, "later first tokens", "first_token_seconds", "s"),
+    Guardrail("words", 0.15, "longer answers", "words", "words"),
 )
 
 
@@ -123,6 +146,9 @@ def _comparison(rated: dict[str, UserMeans], *, planned: float) -> dict[str, Any
 
 def _score(rule: Guardrail, user: UserCounts) -> float | None:
     """A user's mean between 0 and 1, higher is better; None when they say nothing about this guardrail."""
+    if rule.field:
+        found: float | None = getattr(user, rule.field)
+        return None if found is None else 1 - found / MOST.get(rule.field, 1)
     if rule.name == "rating":
         return user.rating
     if rule.name == "error_rate":
@@ -135,9 +161,11 @@ def _guardrail(rule: Guardrail, arms: dict[str, list[UserCounts]]) -> dict[str, 
     scores = {
         arm: _means(score for user in users if (score := _score(rule, user)) is not None) for arm, users in arms.items()
     }
+    most = MOST.get(rule.field, 1)
     shown = {arm: mean.total / mean.users if mean.users else None for arm, mean in scores.items()}
     if rule.name != "rating":
-        shown = {arm: None if value is None else 1 - value for arm, value in shown.items()}
+        shown = {arm: None if value is None else most * (1 - value) for arm, value in shown.items()}
+    margin = f"{most * rule.margin:g} {rule.unit}" if rule.unit else f"{rule.margin:.0%}"
     report = {"name": rule.name, CHAMPION: shown[CHAMPION], CHALLENGER: shown[CHALLENGER], "ok": True}
     if min(mean.users for mean in scores.values()) < GUARDRAIL_USERS:
         return report | {"sentence": f"Watched from {GUARDRAIL_USERS} users per arm on."}
@@ -145,9 +173,9 @@ def _guardrail(rule: Guardrail, arms: dict[str, list[UserCounts]]) -> dict[str, 
         scores[CHAMPION], scores[CHALLENGER], margin=rule.margin, alpha=GUARDRAIL_ALPHA, planned=GUARDRAIL_PLANNED
     )
     if found.breached:
-        words = f"The challenger gives {rule.words} by more than {rule.margin:.0%}, compared with the champion."
+        words = f"The challenger gives {rule.words} by more than {margin}, compared with the champion."
         return report | {"ok": False, "sentence": words}
-    return report | {"sentence": f"No sign of {rule.words} beyond the margin of {rule.margin:.0%}."}
+    return report | {"sentence": f"No sign of {rule.words} beyond the margin of {margin}."}
 
 
 def _verdict(evidence: dict[str, Any], *, experiment: Experiment, too_mixed: bool) -> tuple[str, str]:

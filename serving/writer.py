@@ -3,7 +3,8 @@
 Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
 commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
 that fails does not take its neighbours with it. The group is whatever waits while the last commit was on its way, so
-it grows with the load and costs a lonely row nothing. Rows that still wait when the process dies are lost; nobody was told that they were kept.
+it grows with the load and costs a lonely row nothing. Rows that still wait when the process dies are lost; nobody was
+told that they were kept.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from flywheel.database import reading, writing
 from flywheel.experiments import Experiment, evidence_digest
 from serving import evidence
 from serving.evidence import look_at_running, user_counts
-from serving.verdict import UserCounts
+from serving.verdict import MOST, UserCounts
 from tests.made_records import made_experiment, made_interaction, made_rating
 
 
@@ -48,9 +48,35 @@ def test_users_are_counted_by_their_newest_ratings_and_finished_answers(database
         made_interaction(session, user="emil")  # outside the experiment
         found = sorted(user_counts(session, trial), key=lambda user: user.unit)
     assert [user for user in found if user.finished or user.failed] == [
-        UserCounts("ann", "champion", finished=2, failed=0, flawed=1, rating=(1 + 0.25) / 2),
-        UserCounts("bob", "challenger", finished=1, failed=1, flawed=1, rating=None),
+        UserCounts("ann", "champion", 2, 0, flawed=1, rating=(1 + 0.25) / 2, refused=0, regenerated=0, unrated=0),
+        UserCounts("bob", "challenger", 1, 1, flawed=1, rating=None, refused=0, regenerated=0, unrated=1),
     ]
+
+
+def test_what_guardrails_read_is_counted_over_finished_answers(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session)
+        made = [
+            answered(session, trial, "ann", answer=text, answer_words=words, answer_seconds=seconds)
+            for text, words, seconds in (
+                ("I do not know, I\u2019m afraid.", 6, 2.0),
+                ("\n I can\u2019t say.", 1000, 100.0),
+                ("I know: 5 %.", 3, 4.0),
+                ("Sorry_not", 1, None),
+            )
+        ]
+        answered(session, trial, "ann", status="failed", answer="I do not know", answer_seconds=9.0)
+        made_rating(session, made[0], True)
+        made_rating(session, made[0], True, actor="somebody else")
+        signal = made_rating(session, made[1], True, source="implicit")
+        signal.name, signal.score = "regenerate", None
+        session.flush()
+        [ann] = [user for user in user_counts(session, trial) if user.unit == "ann"]
+    assert (ann.finished, ann.failed) == (4, 1)
+    assert (ann.refused, ann.regenerated, ann.unrated) == (0.75, 0.25, 0.75)
+    assert ann.seconds == pytest.approx((2 + MOST["seconds"] + 4) / 3)
+    assert ann.words == pytest.approx((6 + MOST["words"] + 3 + 1) / 4)
+    assert ann.first_token_seconds is None
 
 
 def test_a_look_without_a_running_experiment_does_nothing(database: Database) -> None:

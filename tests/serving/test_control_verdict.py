@@ -67,6 +67,32 @@ def test_a_challenger_that_fails_cuts_or_displeases_rolls_back(values: dict[str,
     assert "stopped" in found["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("field", "champion", "challenger", "words"),
+    [
+        ("refused", 0.1, 0.5, "refusals by more than 10%"),
+        ("regenerated", 0.0, 0.3, "made again by more than 5%"),
+        ("unrated", 0.2, 0.7, "nobody rates by more than 10%"),
+        ("seconds", 2.0, 14.0, "slower answers by more than 3 s"),
+        ("first_token_seconds", 0.3, 3.5, "later first tokens by more than 0.5 s"),
+        ("words", 60.0, 260.0, "longer answers by more than 60 words"),
+    ],
+)
+def test_a_challenger_that_costs_users_something_else_is_stopped(
+    field: str, champion: float, challenger: float, words: str
+) -> None:
+    def arms(first: float, second: float) -> list[UserCounts]:
+        return users(CHAMPION, 100, **{field: first}) + users(CHALLENGER, 100, **{field: second})
+
+    found = look(TRIAL, arms(champion, challenger))
+    assert found["verdict"] == "ROLLBACK"
+    assert words in found["sentence"]
+    [broken] = [rail for rail in found["guardrails"] if not rail["ok"]]
+    assert (broken[CHAMPION], broken[CHALLENGER]) == (pytest.approx(champion), pytest.approx(challenger))
+    for better in (champion, 0.9 * champion):
+        assert all(rail["ok"] for rail in look(TRIAL, arms(champion, better))["guardrails"])
+
+
 def test_a_champion_that_fails_does_not_break_a_guardrail() -> None:
     found = look(TRIAL, users(CHAMPION, 60, failed=3, flawed=1) + users(CHALLENGER, 60))
     assert all(guardrail["ok"] for guardrail in found["guardrails"])
