@@ -46,8 +46,8 @@ IDLE = 1000
 
 
 @contextmanager
-def flywheel(engine: str, home: Path, name: str = OURS) -> Iterator[Gateway]:
-    """Serving with a key, and an experiment on its aliases."""
+def flywheel(engine: str, home: Path, name: str = OURS, *, divided: bool = True) -> Iterator[Gateway]:
+    """Serving with a key; with an experiment on its aliases, too, whose challenger only the mock engine would take."""
     port = free_port()
     environment = plain_environment(home, port=port, engine=engine)
     environment |= {"FLYWHEEL_SERVING__REQUIRE_KEYS": "true", "FLYWHEEL_SERVING__FIRST_KEY": "false"}
@@ -61,15 +61,15 @@ def flywheel(engine: str, home: Path, name: str = OURS) -> Iterator[Gateway]:
     server.start()
     gateway = Gateway(name, f"http://127.0.0.1:{port}/v1", "flywheel-plain", secret, server.pid)
     try:
-        asyncio.run(_divided(gateway, home, engine))
+        asyncio.run(_ready(gateway, home, engine, divided=divided))
         yield gateway
     finally:
         server.stop()
 
 
-async def _divided(gateway: Gateway, home: Path, engine: str) -> None:
-    """Open an experiment, and return once users are divided."""
-    for attempt in range(2):
+async def _ready(gateway: Gateway, home: Path, engine: str, *, divided: bool) -> None:
+    """Return once it answers; open an experiment then, and return once its users are divided."""
+    for attempt in range(2 if divided else 1):
         for _ in range(600):
             headers = await asyncio.to_thread(_headers, gateway)
             if headers is not None and (attempt == 0 or "x-flywheel-arm" in headers):
@@ -77,7 +77,7 @@ async def _divided(gateway: Gateway, home: Path, engine: str) -> None:
             await asyncio.sleep(0.1)
         else:
             raise RuntimeError(f"{gateway.name} did not get ready in a minute: see {home / 'serving.log'}")
-        if attempt == 0:
+        if divided and attempt == 0:
             await asyncio.to_thread(_challenge, home, engine)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import orjson
 
@@ -40,15 +41,19 @@ class Clients:
         self._asked = count()
         self._headers = {"authorization": f"Bearer {gateway.key}"}
 
-    async def chats(self, requests: int, *, at_once: int, wish: str = "", stream: bool = False) -> Load:
+    async def chats(
+        self, requests: int, *, at_once: int, wish: str = "", stream: bool = False, **parameters: Any
+    ) -> Load:
         """Ask `requests` times, `at_once` at a time. `wish` is what the mock engine is told. Raises RuntimeError."""
         load, numbers = Load(), iter(range(requests))
         begun = time.perf_counter()
-        await asyncio.gather(*(self._one_user(load, numbers, wish=wish, stream=stream) for _ in range(at_once)))
+        await asyncio.gather(
+            *(self._one_user(load, numbers, wish, {"stream": stream, **parameters}) for _ in range(at_once))
+        )
         load.wall = time.perf_counter() - begun
         return load
 
-    async def _one_user(self, load: Load, numbers: Iterator[int], *, wish: str, stream: bool) -> None:
+    async def _one_user(self, load: Load, numbers: Iterator[int], wish: str, parameters: dict[str, Any]) -> None:
         for _ in numbers:
             number = next(self._asked)  # no two questions are alike, or they would be one conversation
             words = f"Question {number}: how much is the Maple plan for a team of five? {wish}"
@@ -56,7 +61,7 @@ class Clients:
                 "model": self.gateway.model,
                 "messages": [{"role": "user", "content": words}],
                 "user": f"user-{number % 500}",
-                "stream": stream,
+                **parameters,
             }
             begun = time.perf_counter()
             try:
@@ -69,7 +74,7 @@ class Clients:
             if status != 200:
                 raise RuntimeError(f"{self.gateway.name}: {status} {whole.decode(errors='replace')[:500]}")
             load.seconds.append(time.perf_counter() - begun)
-            load.chunks += whole.count(b'"content":"') if stream else 0
+            load.chunks += whole.count(b'"content":"') if parameters["stream"] else 0
 
     def close(self) -> None:
         self._upstream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from flywheel.database import reading, writing
-from flywheel.keys import SCOPES, Limits, Scope, create_key, tenant_keys
+from flywheel.keys import SCOPES, Limits, Scope, create_key, secret_hash, tenant_keys
 from serving.access import needed
 from tests.conftest import Served, wait_until
 
@@ -196,6 +197,24 @@ def test_a_revoked_key_ends_within_a_second(served: Served, api: httpx.Client, p
     acts = [(row["act"], row["subject"]) for row in api.get("/v1/audit").json()["data"]]
     assert ("revoke_key", made["id"]) in acts
     assert ("create_key", made["id"]) in acts
+
+
+def test_many_requests_with_one_key_read_it_once(served: Served, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring, secret = served.app.state.appliance.keys, make("chat")
+    read, reads = ring._read, list[str]()
+
+    def counted(hashed: str) -> object:
+        reads.append(hashed)
+        time.sleep(0.2)
+        return read(hashed)
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=served.url, headers=bearer(secret)) as client:
+            return [one.status_code for one in await asyncio.gather(*(client.get("/v1/models") for _ in range(10)))]
+
+    monkeypatch.setattr(ring, "_read", counted)
+    assert asyncio.run(ask()) == [200] * 10
+    assert reads == [secret_hash(secret)]
 
 
 def test_an_ended_key_is_refused(plain: httpx.Client, make: Make) -> None:
