@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -243,17 +244,17 @@ def lineage(completion_id: str, as_json: AsJson = False) -> None:
 
 @command
 def audit(
-    verify: Annotated[bool, typer.Option("--verify", help="Recompute the hash chain.")] = False, as_json: AsJson = False
+    what: Annotated[Literal["list", "verify"], typer.Argument(help="verify: recompute the chain of hashes.")] = "list",
+    head: Annotated[str, typer.Option(help="verify: a newest hash that was kept elsewhere; a cut-off end shows.")] = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Who did what, newest first; or whether the chain of hashes is whole."""
-    if not verify:
+    """Who did what, newest first; or whether the chain of hashes is whole, and its newest hash to keep elsewhere."""
+    if what == "list":
         fields = ("position", "created_at", "actor", "act", "subject")
         return show.rows(console, _api().get("/v1/audit")["data"], fields, as_json=as_json)
-    found = _api().get("/v1/audit/verify")
-    broken = found["first_broken_position"]
-    sentence = (
-        f"The chain of {found['entries']} entries is whole." if broken is None else f"Broken at position {broken}."
-    )
+    found = _api().get(f"/v1/audit/verify?head={quote(head)}" if head else "/v1/audit/verify")
+    broken, whole = found["first_broken_position"], f"The chain of {found['entries']} entries is whole"
+    sentence = f"{whole}; head {found['head']}" if broken is None else f"Broken at position {broken}."
     show.value(console, found, sentence, as_json=as_json)
     raise SystemExit(0 if broken is None else 1)
 

@@ -159,15 +159,29 @@ def test_worker_takes_a_run_and_says_what_is_missing(api: httpx.Client) -> None:
     assert "pairs" in run["error"]
 
 
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from flywheel.cli import app; app()", *words, "--json"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        timeout=60,
+        check=False,
+    )
+
+
 def test_status_and_doctor_read_the_running_appliance(box: Settings) -> None:
-    for command in ("status", "doctor"):
-        done = subprocess.run(
-            [sys.executable, "-c", "from flywheel.cli import app; app()", command, "--json"],
-            capture_output=True,
-            text=True,
-            env=dict(os.environ),
-            timeout=60,
-            check=False,
-        )
+    for name in ("status", "doctor"):
+        done = command(name)
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout)
+
+
+def test_audit_is_whole_and_a_head_kept_elsewhere_is_looked_for(box: Settings) -> None:
+    whole = command("audit", "verify")
+    head = json.loads(whole.stdout)["head"]
+    assert (whole.returncode, command("audit", "verify", "--head", head).returncode) == (0, 0)
+    cut = command("audit", "verify", "--head", "0" * 64)
+    assert cut.returncode == 1
+    assert json.loads(cut.stdout)["first_broken_position"] == json.loads(cut.stdout)["entries"] + 1
+    assert len(json.loads(command("audit").stdout)) > 0
