@@ -3,7 +3,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 # Two workers, a file at a time (tests/conftest.py says which); one engine serves both (tests/shared_engine.py).
-SPREAD = -n 2 --dist loadgroup --no-loadscope-reorder
+SPREAD = -n 2 --dist loadfile --no-loadscope-reorder
 CODE = $(wildcard flywheel serving rag retrain dashboard benchmarks tools tests)
 
 # Python writes its compiled files, also where the shell forbids it: every import of torch would cost ten seconds more.

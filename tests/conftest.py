@@ -28,6 +28,7 @@ import openai
 import psycopg
 import pytest
 from sqlalchemy import Engine
+from xdist.scheduler import LoadFileScheduling
 
 from flywheel.database import migrate, open_database, writing
 from flywheel.keys import create_local_key
@@ -38,12 +39,17 @@ from tests.shared_engine import shared_engine
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a file is one's alone; those that load and unload the same adapters are all one's."""
-    for item in items:
-        name = item.path.name
-        item.add_marker(pytest.mark.xdist_group("adapters" if name.startswith("test_control_") else name))
+class AFileAtATime(LoadFileScheduling):  # type: ignore[misc]  # untyped
+    """With several workers a file is one's alone; those that load and unload the same adapters are all one's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "adapters" if "/test_control_" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> AFileAtATime:
+    return AFileAtATime(config, log)
 
 
 def free_port() -> int:
