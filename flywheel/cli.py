@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -252,7 +251,7 @@ def audit(
     if what == "list":
         fields = ("position", "created_at", "actor", "act", "subject")
         return show.rows(console, _api().get("/v1/audit")["data"], fields, as_json=as_json)
-    found = _api().get(f"/v1/audit/verify?head={quote(head)}" if head else "/v1/audit/verify")
+    found = _api().get("/v1/audit/verify", head=head or None)
     broken, whole = found["first_broken_position"], f"The chain of {found['entries']} entries is whole"
     sentence = f"{whole}; head {found['head']}" if broken is None else f"Broken at position {broken}."
     show.value(console, found, sentence, as_json=as_json)

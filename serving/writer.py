@@ -120,18 +120,28 @@ class RecordWriter:
             connection.commit()
             connection.close()
         except (SQLAlchemyError, self._driver_error, ValueError) as error:  # ValueError: what no database can encode
-            _drop(connection)
+            self._give_up(connection)
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
             return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
         except Exception:  # whoever waits must hear of it, and the thread has to go on
-            _drop(connection)
+            self._give_up(connection)
             log.exception("%d rows could not be written", len(group))
             return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
         self.groups += 1
         self.rows += rows
         self.on_commit(rows)
         return None
+
+    def _give_up(self, connection: PoolProxiedConnection | None) -> None:
+        """Roll back, and keep the connection if that works: on a full disk no new one could be opened."""
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+            connection.close()
+        except (SQLAlchemyError, self._driver_error):
+            connection.invalidate()
 
     def _execute(self, cursor: DBAPICursor, writes: list[Write]) -> int:
         """One call of the driver for all writes of a shape, since calls cost more than rows."""
@@ -147,12 +157,6 @@ class RecordWriter:
             prepared = self._prepared[shape]
             cursor.executemany(prepared.sql, [prepared.row(write.values) for write in batch])
         return len(writes)
-
-
-def _drop(connection: PoolProxiedConnection | None) -> None:
-    """A connection in an unknown state is closed, which rolls back what it held."""
-    if connection is not None:
-        connection.invalidate()
 
 
 class Prepared:

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,18 @@ POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
 class AFileAtATime(LoadFileScheduling):  # type: ignore[misc]  # untyped
-    """With several workers a file is one's alone; those that load and unload the same adapters are all one's."""
+    """With several workers a file is one's alone. Those that speak to the session's engine are all one's: it would not
+    do if one unloaded what another asks for."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        return "adapters" if "/test_control_" in file else file
+        return "engine" if _speaks_to_engine(self.config.rootpath / file) else file
+
+
+@cache
+def _speaks_to_engine(file: Path) -> bool:
+    text = file.read_text()
+    return any(word in text for word in ("Served", "engine_url", "made_control", "trained_adapter"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -67,15 +67,15 @@ def ledger(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -
 
 
 def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
-    alias = appliance.settings.serving.alias
+    alias, who = appliance.settings.serving.alias, appliance.acting(body.actor)
     with writing(appliance.database) as session:
         live = _live(appliance, session)
         if body.act == "roll_back":
-            return _roll_back(appliance, session, body, live=live)
+            return _roll_back(appliance, session, body, live=live, who=who)
         trial = _experiment(session, body, tenant=appliance.tenant, alias=alias)
         if body.act == "reject":
-            return reject(session, trial, live=live, actor=appliance.acting(body.actor), reason=body.reason)
-        approval = Approval(appliance.acting(body.actor), body.reason, body.evidence_hash, body.override)
+            return reject(session, trial, live=live, actor=who, reason=body.reason)
+        approval = Approval(who, body.reason, body.evidence_hash, body.override)
         return promote(
             session, trial, live=live, approval=approval, not_ready=appliance.live.not_ready(trial.challenger)
         )
@@ -98,7 +98,7 @@ def _experiment(session: Session, body: PromotionBody, *, tenant: str, alias: st
     return running
 
 
-def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, live: Adapter) -> Promotion:
+def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, live: Adapter, who: str) -> Promotion:
     alias, last = appliance.settings.serving.alias, live_promotion(session, alias=appliance.settings.serving.alias)
     name = body.adapter or (last.previous if last else None)
     if name is None:
@@ -110,7 +110,7 @@ def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, l
         alias=alias,
         target=target,
         live=live,
-        actor=appliance.acting(body.actor),
+        actor=who,
         reason=body.reason,
     )
     not_ready = appliance.live.not_ready(target.name)
