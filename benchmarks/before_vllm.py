@@ -21,7 +21,7 @@ import uvloop
 from rich.progress import track
 
 from benchmarks.figures import Figure, measured, show
-from benchmarks.gateway import flywheel
+from benchmarks.gateway import ASIDE, flywheel
 from benchmarks.load import Clients
 from benchmarks.peers import Gateway
 from benchmarks.processes import cpu_seconds, free_port
@@ -42,7 +42,7 @@ def started(settings: Settings, folder: Path) -> Running:
     command, environment = engine_command(settings, cpu=True), engine_environment(settings, cpu=True)
     part = Part("engine", command, settings.engine.urls[0], "/health", environment=environment)
     running = Running(part, logs=folder)
-    for _ in track(range(600), "starting vLLM", transient=True):
+    for _ in track(range(600), "starting vLLM", transient=True, console=ASIDE):
         if running.healthy or not running.alive:
             break
         time.sleep(0.5)
@@ -72,7 +72,7 @@ async def measure(ours: Gateway, engine: Gateway, *, rounds: int, at_once: int) 
     for clients in (through, past):
         await clients.chats(at_once, at_once=at_once, stream=True, **exact)
     kept, shares, rates = [], [], []
-    for _ in track(range(rounds), f"{at_once} streams at once", transient=True):
+    for _ in track(range(rounds), f"{at_once} streams at once", transient=True, console=ASIDE):
         before = cpu_seconds(ours.pid), cpu_seconds(engine.pid)
         one = await through.chats(STREAMS, at_once=at_once, stream=True, **exact)
         spent = cpu_seconds(ours.pid) - before[0], cpu_seconds(engine.pid) - before[1]

@@ -23,6 +23,7 @@ from statistics import median
 
 import psutil
 import uvloop
+from rich.console import Console
 from rich.progress import track
 
 from benchmarks.figures import Figure, measured, show
@@ -43,6 +44,8 @@ STREAM = "chunks=64 delay=0.004"
 REQUESTS = {LITELLM: 100}
 """In a round; it is two orders slower than the others."""
 IDLE = 1000
+ASIDE = Console(stderr=True)
+"""For progress: what is printed is the figures alone."""
 
 
 @contextmanager
@@ -143,7 +146,9 @@ class Rounds:
     ) -> dict[str, list[float]]:
         """{name: CPU microseconds for a request, or for a streamed chunk, in each round}."""
         found: dict[str, list[float]] = {name: [] for name in names}
-        for _ in track(range(self.rounds), f"{'streamed' if stream else 'plain'}, {at_once} at once", transient=True):
+        for _ in track(
+            range(self.rounds), f"{'streamed' if stream else 'plain'}, {at_once} at once", transient=True, console=ASIDE
+        ):
             for name in names:
                 before = cpu_seconds(self.pid(name))
                 many = min(requests, REQUESTS.get(name, requests)) if not stream else requests
@@ -157,7 +162,7 @@ class Rounds:
     async def p50(self, names: list[str], requests: int) -> dict[str, list[float]]:
         """{name: microseconds of the median request in each round}, one at a time."""
         found: dict[str, list[float]] = {name: [] for name in names}
-        for _ in track(range(self.rounds), "latency, 1 at once", transient=True):
+        for _ in track(range(self.rounds), "latency, 1 at once", transient=True, console=ASIDE):
             for name in names:
                 load = await self.clients[name].chats(min(requests, REQUESTS.get(name, requests)), at_once=1)
                 found[name].append(1e6 * load.p50)
