@@ -6,7 +6,7 @@ BIN := .venv/bin
 SPREAD = -n 2 --dist loadfile --no-loadscope-reorder
 CODE = $(wildcard flywheel serving rag retrain dashboard benchmarks tools tests)
 
-# Python writes its compiled files, also where the shell forbids it: every import of torch would cost ten seconds more.
+# Python writes its compiled files, also where the shell forbids it: imports would be compiled anew each time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

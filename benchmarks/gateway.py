@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
+import httpx
 import psutil
 import uvloop
 from rich.console import Console
@@ -85,8 +86,6 @@ async def _ready(gateway: Gateway, home: Path, engine: str, *, divided: bool) ->
 
 
 def _headers(gateway: Gateway) -> dict[str, str] | None:
-    import httpx  # noqa: PLC0415
-
     body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}], "user": "ann"}
     try:
         answer = httpx.post(

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to one engine, over connections that are kept: a fifth of what a general client costs for each request.
+"""HTTP/1.1 to one engine, over connections that are kept, at the least cost for each request.
 
 It speaks what vLLM's server speaks and no more: one answer at a time on a connection, bodies with a length or chunked,
 no redirects, no compression, no proxies. Leaving a reply before its end closes the connection, which is how an engine
