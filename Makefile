@@ -2,7 +2,7 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
 BIN := .venv/bin
-# Two workers, a file at a time (tests/conftest.py says which); one engine serves both (tests/shared_engine.py).
+# Two workers, a file at a time; tests/conftest.py says which belong together.
 SPREAD = -n 2 --dist loadfile --no-loadscope-reorder
 CODE = $(wildcard flywheel serving rag retrain dashboard benchmarks tools tests)
 

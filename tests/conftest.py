@@ -33,16 +33,17 @@ from xdist.scheduler import LoadFileScheduling
 
 from flywheel.database import migrate, open_database, writing
 from flywheel.keys import create_local_key
+from flywheel.parts import engine_command, engine_environment
 from flywheel.processes import Part, Running, answers
-from flywheel.settings import Settings, load_settings
-from tests.shared_engine import shared_engine
+from flywheel.settings import STARTER, Settings, load_settings
 
+ENGINE_START_SECONDS = 280
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
 class AFileAtATime(LoadFileScheduling):  # type: ignore[misc]  # untyped
-    """With several workers a file is one's alone. Those that speak to the session's engine are all one's: it would not
-    do if one unloaded what another asks for."""
+    """With several workers a file is one's alone. Those that speak to the session's engine are all one's: so there is
+    one engine, and nobody unloads what another asks for."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
@@ -81,10 +82,20 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with shared_engine(folder, port=free_port()) as url:
+    url = f"http://127.0.0.1:{free_port()}"
+    settings = load_settings(base_model=str(STARTER), engine={"urls": [url]})
+    command, environment = engine_command(settings, cpu=True), engine_environment(settings, cpu=True)
+    part = Part("engine", command, url, "/health", environment=environment)
+    running = Running(part, logs=tmp_path_factory.mktemp("engine"))
+    try:
+        deadline = time.monotonic() + ENGINE_START_SECONDS
+        while not running.healthy:
+            assert running.alive, running.last_words(40)
+            assert time.monotonic() < deadline, running.last_words(40)
+            time.sleep(0.5)
         yield url
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")
