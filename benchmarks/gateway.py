@@ -35,7 +35,7 @@ from benchmarks.processes import Server, cpu_seconds, free_port, mock_engine, pl
 from flywheel.adapters import Adapter, identity_adapter
 from flywheel.base_model import base_model_hash
 from flywheel.database import migrate, now, open_database, reading, writing
-from flywheel.experiments import open_experiment
+from flywheel.experiments import Plan, open_experiment
 from flywheel.keys import create_key
 from flywheel.settings import load_settings
 
@@ -115,8 +115,7 @@ def _challenge(home: Path, engine: str) -> None:
             alias=settings.serving.alias,
             champion=champion.name,
             challenger=name,
-            traffic_share=0.5,
-            minimum_users=10**6,
+            plan=Plan(minimum_users=10**6),
             actor="benchmark",
         )
     database.dispose()

@@ -110,7 +110,10 @@ class Experiment(TypedDict):
     alias: str
     champion: str
     challenger: str
+    mode: Literal["split", "shadow", "interleaved"]
     traffic_share: float
+    ramp: list[float]
+    step: int
     minimum_users: int
     state: str
     evidence: Evidence | None

@@ -3,29 +3,100 @@
     running ─→ promoted | rejected   an operator's decision (flywheel/promotions.py)
             └→ stopped               the system's: a guardrail broke, or the sample ratio is off
 
-At most one experiment runs per alias (a partial UNIQUE index). A user's arm is a pure function of the salt and the
-user's name, so a restart never assigns anew. `evidence` is the newest look, written by serving
-(`serving/evidence.py`), which is always safe to take: the test is valid at any time.
+At most one experiment runs per alias (a partial UNIQUE index), so nobody is ever in two. A user's arm is a pure
+function of the salt and the user's name, so a restart never assigns anew. While a ramp climbs, the champion's arm is as
+small a part of all users as the challenger's: who is in neither arm yet is answered by the champion, and nobody ever
+changes from one arm to the other. `evidence` is the newest look, written by serving (`serving/evidence.py`), which is
+always safe to take: the test is valid at any time.
+
+How a challenger is tried (`mode`):
+- split: each user has one arm, and rates what they get.
+- shadow: the champion answers everybody; the challenger answers a share of the same questions, for the record only.
+- interleaved: who asks for it gets both answers in a random order, and picks one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from sqlalchemy import CheckConstraint, Index, text, update
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as PydanticField
+from sqlalchemy import CheckConstraint, Index, String, text, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
-from flywheel.errors import ConflictError, NotFoundError
+from flywheel.errors import ConflictError, NotFoundError, UserError
 from flywheel.statistics.assignment import unit_interval
 
 PLANNED_EFFECT = 0.05  # as in flywheel/statistics/sequential.py, which would bring numpy here
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+HOLDOUT = "holdout"
+"""Not an arm of any experiment: users whom the base model without any learning answers, for good."""
+Mode = Literal["split", "shadow", "interleaved"]
+Share = Annotated[float, PydanticField(gt=0, lt=1)]
+
+
+class Plan(BaseModel):
+    """How an experiment is run; fixed when it opens."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+    mode: Mode = "split"
+    traffic_share: Share = 0.5
+    """The share of users who are answered by the challenger: of shadowed or asked users in the other modes."""
+    ramp: list[Share] = []
+    """Smaller shares to go through first, such as .01 and .05. Each lasts until its users have shown no harm."""
+    minimum_users: int = PydanticField(default=100, ge=1)
+    """Per arm: no verdict but INVALID or ROLLBACK before."""
+    minimum_hours: float = PydanticField(default=0.0, ge=0)
+    """Nor before this time has passed: users of a Monday morning are not everybody."""
+    planned_effect: float = PydanticField(default=PLANNED_EFFECT, gt=0, lt=1)
+    """The improvement of the mean rating (0 to 1) that is to be found soonest."""
+
+    @model_validator(mode="after")
+    def _climbs(self) -> Plan:
+        steps = [*self.ramp, self.traffic_share]
+        if any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(f"ramp {self.ramp} must climb, and stay below traffic_share ({self.traffic_share})")
+        return self
+
+
+def make_plan(defaults: Any, changes: dict[str, Any]) -> Plan:
+    """The plan that `defaults` (an object with some of its fields) and `changes` give. Raises UserError."""
+    try:
+        return Plan.model_validate(Plan.model_validate(defaults).model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{place or 'ramp'}: {first['msg'].removeprefix('Value error, ')}.") from error
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A running experiment as requests need it: plain values, and who is in which arm."""
+
+    id: str
+    mode: Mode
+    champion: str
+    challenger: str
+    salt: str
+    challenged: float
+    """The challenger's share of all users now."""
+    compared: float
+    """The champion's arm's share of all users now."""
+
+    def arm_of(self, unit: str) -> str | None:
+        """The arm of a user (or conversation): sticky, independent between salts; None: not in the experiment."""
+        place = unit_interval(self.salt, unit)
+        if place < self.challenged:
+            return CHALLENGER
+        return CHAMPION if place >= 1 - self.compared or self.challenged + self.compared >= 1 else None
 
 
 class Experiment(SQLModel, table=True):
@@ -35,6 +106,7 @@ class Experiment(SQLModel, table=True):
         CheckConstraint("traffic_share > 0 AND traffic_share < 1", name="traffic_share"),
         CheckConstraint("planned_effect > 0 AND planned_effect < 1", name="planned_effect"),
         CheckConstraint("champion <> challenger", name="two_adapters"),
+        CheckConstraint("mode IN ('split', 'shadow', 'interleaved')", name="mode"),
         Index(
             "one_running_per_alias",
             "alias",
@@ -50,35 +122,36 @@ class Experiment(SQLModel, table=True):
     champion: str = Field(foreign_key="adapter.name")
     challenger: str = Field(foreign_key="adapter.name", index=True)
     salt: str
+    mode: Mode = Field(default="split", sa_type=String)
     traffic_share: float = 0.5
-    """The share of users who are answered by the challenger."""
+    ramp: list[float] = Field(default_factory=list, sa_type=JsonOf(list[float]))
+    step: int = 0
+    """How many of the ramp's shares are passed."""
     minimum_users: int = 100
-    """Per arm: no verdict but INVALID or ROLLBACK before."""
+    minimum_hours: float = 0.0
     planned_effect: float = PLANNED_EFFECT
-    """The improvement of the mean rating (0 to 1) that is to be found soonest; fixed when the experiment opens."""
     state: str = "running"
     evidence: dict[str, Any] | None = Field(default=None, sa_type=JsonOf(dict[str, Any]))
     evidence_hash: str | None = None
     created_at: datetime = Field(sa_type=UtcTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
+    @property
+    def share(self) -> float:
+        """The challenger's share of all users now."""
+        return [*self.ramp, self.traffic_share][self.step]
 
-def arm_of(experiment: Experiment, unit: str) -> str:
-    """The arm of a user (or conversation): sticky, independent between salts; `traffic_share` of all challenge."""
-    return CHALLENGER if unit_interval(experiment.salt, unit) < experiment.traffic_share else CHAMPION
+    def assignment(self) -> Assignment:
+        """As requests need it."""
+        share = self.share
+        compared = share * (1 - self.traffic_share) / self.traffic_share
+        return Assignment(
+            self.id, self.mode, self.champion, self.challenger, self.salt, challenged=share, compared=compared
+        )
 
 
-def open_experiment(  # noqa: PLR0913  an experiment is made of these
-    session: Session,
-    *,
-    tenant: str,
-    alias: str,
-    champion: str,
-    challenger: str,
-    traffic_share: float,
-    minimum_users: int,
-    actor: str,
-    planned_effect: float = PLANNED_EFFECT,
+def open_experiment(
+    session: Session, *, tenant: str, alias: str, champion: str, challenger: str, plan: Plan, actor: str
 ) -> Experiment:
     """Start comparing. Raises ConflictError when an experiment already runs for this alias."""
     running = running_experiment(session, alias=alias)
@@ -94,23 +167,29 @@ def open_experiment(  # noqa: PLR0913  an experiment is made of these
         champion=champion,
         challenger=challenger,
         salt=experiment_id,
-        traffic_share=traffic_share,
-        minimum_users=minimum_users,
-        planned_effect=planned_effect,
         created_at=now(),
+        **plan.model_dump(),
     )
     session.add(experiment)
     session.flush()
-    details = {"champion": champion, "challenger": challenger, "traffic_share": traffic_share}
+    details = {"alias": alias, "champion": champion, "challenger": challenger, **plan.model_dump()}
+    record_act(session, tenant=tenant, actor=actor, act="open_experiment", subject=experiment_id, details=details)
+    return experiment
+
+
+def climb(session: Session, experiment: Experiment) -> None:
+    """Go to the next share of the ramp."""
+    experiment.step += 1
+    session.add(experiment)
+    details = {"share": experiment.share}
     record_act(
         session,
-        tenant=tenant,
-        actor=actor,
-        act="open_experiment",
-        subject=experiment_id,
-        details={"alias": alias} | details,
+        tenant=experiment.tenant,
+        actor="system",
+        act="ramp_experiment",
+        subject=experiment.id,
+        details=details,
     )
-    return experiment
 
 
 def running_experiment(session: Session, *, alias: str) -> Experiment | None:

@@ -16,6 +16,8 @@ from flywheel.database import UtcTime, new_id, now
 from flywheel.errors import UserError
 
 RATING, PICK, CORRECTION = "rating", "pick", "correction"
+RATED_BY = ("user", "simulated")
+"""Sources whose ratings count: the people who were answered."""
 SOURCES = ("user", "reviewer", "operator", "implicit", "simulated")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -63,10 +64,27 @@ class ApiKey(SQLModel, table=True):
     last_used_at: datetime | None = Field(default=None, sa_type=UtcTime)
     """To the minute."""
 
+    def card(self) -> KeyCard:
+        """What requests need of it."""
+        ends = [moment for moment in (self.revoked_at, self.expires_at) if moment is not None]
+        return KeyCard(self.id, self.tenant, self.name, self.scope, self.limits, min(ends, default=None))
+
+
+@dataclass(frozen=True)
+class KeyCard:
+    """A key as it was read: plain values, since a table's row looks each of them up in its session."""
+
+    id: str
+    tenant: str
+    name: str
+    scope: Scope
+    limits: Limits
+    ends_at: datetime | None
+
     @property
     def valid(self) -> bool:
         """Neither revoked nor ended."""
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now())
+        return self.ends_at is None or self.ends_at > now()
 
     def allows(self, scope: Scope) -> bool:
         """Whether its scope reaches that far."""

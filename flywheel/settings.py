@@ -68,6 +68,11 @@ class ServingSettings(Section):
     """How often the engines are made to match the database."""
     look_seconds: float = Field(default=5.0, gt=0)
     """How often the evidence of a running experiment is computed."""
+    holdout_share: float = Field(default=0, ge=0, lt=1)
+    """Users whom the base model goes on to answer, without any adapter and in no experiment: what they rate, beside
+    all others, is what the wheel has gained."""
+    shadow_at_once: int = Field(default=1, ge=1)
+    """Answers of a challenger in shadow mode under way at once; questions beyond that go unshadowed."""
     signal_seconds: float = Field(default=5.0, gt=0)
     """How often closed answers are searched for implicit signals (asked again, edited, copied, …)."""
 
@@ -131,8 +136,13 @@ class RetrainSettings(Section):
     """CPU threads of the trainer; without it, all of them."""
     traffic_share: float = Field(default=0.5, gt=0, lt=1)
     """The share of users whom a new adapter answers in its experiment."""
+    ramp: list[float] = []
+    """Smaller shares to go through first, such as `[0.01, 0.05]`; each lasts until 30 more users of each arm have shown
+    no harm."""
     minimum_users: int = Field(default=100, ge=10)
     """Per arm, before an experiment may say SHIP."""
+    minimum_hours: float = Field(default=0, ge=0)
+    """Nor before this time has passed."""
     planned_effect: float = Field(default=0.05, gt=0, lt=1)
     """The improvement of the mean rating (0 to 1) that an experiment is to find soonest: a large one shows with fewer
     users when it was planned for, a small one with fewer when that was."""

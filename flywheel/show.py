@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from flywheel.tried import tried
+
 if TYPE_CHECKING:
     from flywheel.doctor import Finding
 
@@ -150,6 +152,7 @@ def experiment_table(found: Row) -> Table:
         ("experiment", f"{found['id']} ({found['state']})"),
         ("champion", found["champion"]),
         ("challenger", found["challenger"]),
+        ("how", tried(found)),
     ]
     if evidence:
         users, (low, high) = evidence["users"], evidence["confidence"] or (None, None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from statistics import quantiles
+from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlmodel import Session, col
 
+from flywheel.feedback import RATED_BY, RATING, Feedback
 from flywheel.interactions import OPEN, Interaction
 
 MOST_ROWS = 100_000
@@ -43,6 +44,9 @@ class Usage(BaseModel):
     """Of one answer on average, from question to end."""
     cost: float
     cost_per_chat: float
+    rated_users: int = 0
+    rating: float | None = None
+    """Mean over users of what they rate (0 to 1): of the arm `holdout` it is what the base model alone would get."""
 
 
 def usage(session: Session, *, tenant: str, since: datetime, prices: Prices) -> list[Usage]:
@@ -65,8 +69,33 @@ def usage(session: Session, *, tenant: str, since: datetime, prices: Prices) -> 
     groups: dict[tuple[str, str | None], list[Any]] = defaultdict(list)
     for row in session.execute(query):
         groups[row.alias, row.arm].append(row)
-    found = [_usage(alias, arm, rows, prices) for (alias, arm), rows in groups.items()]
+    ratings = _ratings(session, tenant=tenant, since=since)
+    found = [
+        _usage(alias, arm, rows, prices).model_copy(update=ratings.get((alias, arm), {}))
+        for (alias, arm), rows in groups.items()
+    ]
     return sorted(found, key=lambda one: -one.chats)
+
+
+def _ratings(session: Session, *, tenant: str, since: datetime) -> dict[tuple[str, str | None], dict[str, Any]]:
+    """{(alias, arm): rated users and their mean rating}, everybody's newest ratings, each user counting once."""
+    asked = (col(Interaction.tenant) == tenant, col(Interaction.asked_at) >= since)
+    newest = (
+        select(func.max(col(Feedback.id)))
+        .join(Interaction, col(Interaction.id) == col(Feedback.completion_id))
+        .where(*asked, col(Feedback.name) == RATING, col(Feedback.source).in_(RATED_BY))
+        .group_by(col(Feedback.completion_id), col(Feedback.choice), func.coalesce(col(Feedback.actor), ""))
+    )
+    query = (
+        select(col(Interaction.alias), col(Interaction.arm), func.avg(Feedback.score))
+        .join(Feedback, col(Feedback.completion_id) == col(Interaction.id))
+        .where(*asked, col(Feedback.id).in_(newest))
+        .group_by(col(Interaction.alias), col(Interaction.arm), col(Interaction.unit))
+    )
+    means: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+    for alias, arm, mean in session.execute(query):
+        means[alias, arm].append(float(mean))
+    return {key: {"rated_users": len(found), "rating": fmean(found)} for key, found in means.items()}
 
 
 def _usage(alias: str, arm: str | None, rows: Sequence[Any], prices: Prices) -> Usage:

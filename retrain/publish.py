@@ -20,7 +20,7 @@ from flywheel.adapters import Adapter, identity_adapter
 from flywheel.audit import record_act
 from flywheel.base_model import base_model_hash
 from flywheel.database import now
-from flywheel.experiments import open_experiment, running_experiment
+from flywheel.experiments import make_plan, open_experiment, running_experiment
 from flywheel.promotions import live_promotion
 from flywheel.runs import TrainingRun
 from flywheel.settings import Settings
@@ -78,12 +78,11 @@ def challenge(session: Session, settings: Settings, run: TrainingRun, *, adapter
     running = running_experiment(session, alias=run.alias)
     if running is not None:
         return f"No experiment was opened: {running.id} still runs. Promote or reject its challenger first."
-    share, users = settings.retrain.traffic_share, settings.retrain.minimum_users
     opened = open_experiment(
-        session, tenant=run.tenant, alias=run.alias, champion=champion, challenger=adapter.name, traffic_share=share,
-        minimum_users=users, planned_effect=settings.retrain.planned_effect, actor=run.requested_by,
+        session, tenant=run.tenant, alias=run.alias, champion=champion, challenger=adapter.name,
+        plan=make_plan(settings.retrain, {}), actor=run.requested_by,
     )  # fmt: skip
-    return f"Experiment {opened.id} opened: {champion} against {adapter.name}, {share:.0%} of the users."
+    return f"Experiment {opened.id} opened: {champion} against {adapter.name}, {opened.share:.0%} of the users."
 
 
 def model_card(order: Order, *, dataset: str, gate: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from flywheel.base_model import resolve_base_model
 from flywheel.errors import UserError
 from flywheel.settings import Settings, load_settings
-from serving.logs import JsonLines
+from serving.logs import Gathered
 from serving.records import open_records
 
 KEEP_ALIVE_SECONDS = 75
@@ -66,6 +66,7 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
     import uvicorn  # noqa: PLC0415
 
     from serving.app import build_app  # noqa: PLC0415
+    from serving.http import JoinedWrites  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it is done: that is no error
         signal.signal(number, lambda *_: None)
@@ -74,7 +75,7 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         loop="uvloop",
-        http="httptools",
+        http=JoinedWrites,
         lifespan="on",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -89,14 +90,14 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
 
 def set_up_log() -> None:
     """Our own lines, and what the libraries find alarming."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    stderr = open(sys.stderr.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115  open to the end
+    logging.basicConfig(level=logging.INFO, handlers=[Gathered(stderr)])
     for noisy in ("httpx", "chromadb", "sentence_transformers", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":
     code = main()
+    logging.shutdown()
     sys.stdout.flush()
     os._exit(code)  # everything is closed; only a library that still loads in its thread is not waited for

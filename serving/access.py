@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flywheel.database import now, reading, writing
 from flywheel.errors import AccessError, FlywheelError, ForbiddenError, UnavailableError
-from flywheel.keys import ApiKey, key_of, note_use, secret_hash
+from flywheel.keys import KeyCard, key_of, note_use, secret_hash
 from flywheel.keys import Scope as KeyScope
 from flywheel.settings import Settings
 from serving.protocol import error_of, send_bytes
@@ -56,7 +56,7 @@ class Caller:
 
     tenant: str
     scope: KeyScope = "admin"
-    key: ApiKey | None = None
+    key: KeyCard | None = None
 
 
 class KeyRing:
@@ -64,10 +64,10 @@ class KeyRing:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, tuple[float, ApiKey | None]] = {}
-        self._reading: dict[str, asyncio.Task[ApiKey | None]] = {}
+        self._known: dict[str, tuple[float, KeyCard | None]] = {}
+        self._reading: dict[str, asyncio.Task[KeyCard | None]] = {}
 
-    async def find(self, secret: str) -> ApiKey | None:
+    async def find(self, secret: str) -> KeyCard | None:
         """The valid key with this secret. Raises UnavailableError when the database cannot be asked."""
         hashed = secret_hash(secret)
         read_at, key = self._known.get(hashed, (0.0, None))
@@ -78,7 +78,7 @@ class KeyRing:
             key = await asyncio.shield(reading_it)
         return key if key is not None and key.valid else None
 
-    async def _refresh(self, hashed: str) -> ApiKey | None:
+    async def _refresh(self, hashed: str) -> KeyCard | None:
         try:
             key = await asyncio.to_thread(self._read, hashed)
         except SQLAlchemyError as error:
@@ -90,13 +90,15 @@ class KeyRing:
         self._known[hashed] = (time.monotonic(), key)
         return key
 
-    def _read(self, hashed: str) -> ApiKey | None:
+    def _read(self, hashed: str) -> KeyCard | None:
         with reading(self._database) as session:
             key = key_of(session, hashed)
-        if key is not None and key.valid and (key.last_used_at is None or now() - key.last_used_at > USE_NOTED):
+        if key is None:
+            return None
+        if key.card().valid and (key.last_used_at is None or now() - key.last_used_at > USE_NOTED):
             with writing(self._database) as session:
                 note_use(session, key.id)
-        return key
+        return key.card()
 
 
 class Access:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 from fastapi import FastAPI
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flywheel.errors import FlywheelError
 from flywheel.settings import Settings
@@ -49,6 +51,7 @@ from serving.routes import (
     status,
     usage,
 )
+from serving.shadow import Shadows
 from serving.signals import watch_signals
 from serving.writer import RecordWriter
 
@@ -57,8 +60,11 @@ if TYPE_CHECKING:
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
 REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status, usage)
+CHATS = "/v1/chat/completions"
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
 log = logging.getLogger(__name__)
+GARBAGE = 10_000
+"""New objects before the youngest are looked through; Python's 700 come and go with two or three chats."""
 
 
 def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
@@ -71,9 +77,10 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
             yield
 
     app = FastAPI(title="Flywheel", version="0.1.0", lifespan=lifespan)
-    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
+    app.router.routes.append(Route(CHATS, ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)
+    app.add_middleware(Shortcut)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestIds)
@@ -82,13 +89,24 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     return app
 
 
+class Shortcut:
+    """Chats go from our layers to their endpoint; the framework's own layers and its router have nothing to add."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app, self._chats = app, ChatCompletions()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        chat = scope["type"] == "http" and scope["path"] == CHATS and scope["method"] == "POST"
+        await (self._chats if chat else self.app)(scope, receive, send)
+
+
 def _describe_chats(app: FastAPI) -> None:
     """The raw endpoint in the API's own description, which knows decorated routes only."""
     decorated = app.openapi
 
     def described() -> dict[str, Any]:
         whole = decorated()
-        whole["paths"].setdefault("/v1/chat/completions", {})["post"] = DESCRIPTION
+        whole["paths"].setdefault(CHATS, {})["post"] = DESCRIPTION
         return whole
 
     app.openapi = described  # type: ignore[method-assign]
@@ -112,6 +130,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         idempotency=Idempotency(database),
         keys=KeyRing(database),
         limits=limits,
+        shadows=Shadows(at_once=settings.serving.shadow_at_once),
         tracing=_open_tracing(settings),
         tenant=settings.tenant,
     )
@@ -123,6 +142,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await appliance.shadows.close()
         engines.close()
         await asyncio.to_thread(writer.close)
         if appliance.tracing is not None:
@@ -143,3 +163,6 @@ def _load_library(appliance: Appliance) -> None:
         appliance.load_library()
     except FlywheelError as error:
         log.error("%s", error)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: it need not be looked through for garbage again and again
+    gc.set_threshold(GARBAGE)

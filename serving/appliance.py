@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
@@ -28,6 +29,7 @@ from serving.limits import KeyLimits
 from serving.live import LiveAliases
 from serving.metrics import Metrics
 from serving.router import Router
+from serving.shadow import Shadows
 from serving.writer import RecordWriter
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Appliance:
     idempotency: Idempotency
     keys: KeyRing
     limits: KeyLimits
+    shadows: Shadows
     tracing: Tracing | None
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
@@ -75,7 +78,9 @@ class Appliance:
 
     def seen_by(self, caller: Caller) -> Appliance:
         """The same, for the caller and their tenant."""
-        return replace(self, tenant=caller.tenant, caller=caller)
+        seen = copy(self)
+        seen.tenant, seen.caller = caller.tenant, caller
+        return seen
 
     def acting(self, claimed: str, *, otherwise: str = "") -> str:
         """Who acts, for the records. A key vouches for its own name alone: of another name that a program with a

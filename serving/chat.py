@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -24,8 +23,8 @@ from serving.caps import check_prompt
 from serving.graph import routed_answer
 from serving.idempotency import HEADER
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
-from serving.stored import completion_body, replay_headers, replayed_events
-from serving.stream import note_lost, speak
+from serving.stored import completion_body, replay_headers, whole_events
+from serving.stream import DONE, note_lost, speak
 from serving.turn import Claim, Turn, open_turn
 
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
@@ -73,15 +72,15 @@ class ChatCompletions:
         if most is not None and len(raw) > most:
             engine = appliance.engines.engine_for(turn.target.adapter)
             await check_prompt(body, most=most, engine=engine, adapter=turn.target.adapter)
-        with ExitStack() as until_over:
-            until_over.enter_context(appliance.live.speaking(turn.target.adapter))  # not awaited since it was found
-            caller: Caller = scope["state"]["caller"]
-            if (key := caller.key) is not None:
-                until_over.enter_context(appliance.limits.under_way(key))
-                until_over.callback(lambda: appliance.limits.spend(key, turn.tokens))
-            if appliance.tracing is not None:
-                until_over.callback(appliance.tracing.chat, turn, scope["headers"])
-            await _until_gone(Answer(appliance, turn, send).run(), receive)
+        caller: Caller = scope["state"]["caller"]
+        with appliance.live.speaking(turn.target.adapter), appliance.limits.under_way(caller.key):
+            try:
+                await _until_gone(Answer(appliance, turn, send).run(), receive)
+            finally:
+                if caller.key is not None:
+                    appliance.limits.spend(caller.key, turn.tokens)
+                if appliance.tracing is not None:
+                    appliance.tracing.chat(turn, scope["headers"])
 
 
 async def replay(send: Send, row: Interaction, raw: bytes) -> None:
@@ -91,8 +90,9 @@ async def replay(send: Send, row: Interaction, raw: bytes) -> None:
     if not view.stream:
         return await send_bytes(send, 200, orjson.dumps(completion_body(row)), headers)
     usage = bool(view.stream_options and view.stream_options.include_usage)
+    events = whole_events(completion_body(row), usage=usage)
     await send(start_message(200, {**STREAM_HEADERS, **headers}))
-    await send({"type": "http.response.body", "body": replayed_events(row, usage=usage)})
+    await send({"type": "http.response.body", "body": events + DONE})
     return None
 
 
@@ -109,6 +109,8 @@ class Answer:
             await self._speak()
             if self.turn.streamed:
                 await self.send({"type": "http.response.body", "body": b""})
+            if self.turn.target.shadow is not None:
+                self.appliance.shadows.ask(self.appliance, self.turn)
         except asyncio.CancelledError:
             self._close("cancelled", "The client went away, or serving was stopped.")
             raise

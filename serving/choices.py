@@ -48,7 +48,7 @@ class StreamedChoices:
 def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:
     """Every choice of an answer that came in one piece."""
     return [
-        Choice(index=part["index"], message=part["message"], finish_reason=part["finish_reason"])
+        Choice.model_construct(index=part["index"], message=part["message"], finish_reason=part["finish_reason"])
         for part in answer["choices"]
     ]
 

@@ -7,15 +7,14 @@ UnavailableError. Starting and stopping engines is not done here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from flywheel.errors import UnavailableError
-from serving.upstream import Connection, Upstream
+from serving.upstream import Asked, Connection, Upstream
 
 QUICK_SECONDS = 5.0
 LOADING_SECONDS = 120.0
@@ -102,31 +101,14 @@ class Engine:
         _, answer = await self._must("/v1/chat/completions", body, headers)
         return answer
 
-    @asynccontextmanager
-    async def stream(self, body: dict[str, Any], *, request_id: str) -> AsyncIterator[Connection]:
+    def stream(self, body: dict[str, Any], *, request_id: str) -> Answering:
         """A chat completion whose answer is still to be read; leaving the block early frees the engine.
 
         vLLM makes the completion's id of `request_id`: `chatcmpl-` and then the request id. Raises LostEngineError when
         nothing was answered at all, UnavailableError when the answer broke off.
         """
-        self.in_flight += 1
-        begun = False
-        try:
-            async with self._upstream.ask(
-                "POST",
-                "/v1/chat/completions",
-                orjson.dumps(body),
-                {"x-request-id": request_id},
-                silence=SILENCE_SECONDS,
-            ) as answer:
-                begun = True
-                yield answer
-        except OSError as error:
-            slow = isinstance(error, TimeoutError)  # a busy engine, not a lost one
-            kind = UnavailableError if begun or slow else LostEngineError
-            raise kind(f"The engine stopped answering ({error_name(error)}). Try again.") from error
-        finally:
-            self.in_flight -= 1
+        path, headers = "/v1/chat/completions", {"x-request-id": request_id}
+        return Answering(self, self._upstream.ask("POST", path, orjson.dumps(body), headers, silence=SILENCE_SECONDS))
 
     async def _must(
         self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
@@ -158,31 +140,61 @@ class Engine:
             self.in_flight -= 1
 
 
+class Answering:
+    """A chat completion that is being answered: `async with`."""
+
+    __slots__ = ("_asked", "_engine")
+
+    def __init__(self, engine: Engine, asked: Asked) -> None:
+        self._engine, self._asked = engine, asked
+
+    async def __aenter__(self) -> Connection:
+        self._engine.in_flight += 1
+        try:
+            return await self._asked.__aenter__()
+        except BaseException as error:
+            self._engine.in_flight -= 1
+            if isinstance(error, OSError):
+                slow = isinstance(error, TimeoutError)  # a busy engine, not a lost one
+                raise _stopped(error, UnavailableError if slow else LostEngineError) from error
+            raise
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._engine.in_flight -= 1
+        await self._asked.__aexit__(kind, error, trace)
+        if isinstance(error, OSError):
+            raise _stopped(error, UnavailableError) from error
+
+
+def _stopped(error: OSError, kind: type[UnavailableError]) -> UnavailableError:
+    return kind(f"The engine stopped answering ({error_name(error)}). Try again.")
+
+
 class EnginePool:
     """Every replica, and which adapters each may be asked for."""
 
     def __init__(self, engines: list[Engine]) -> None:
         self.engines = engines
-        self._ready: dict[str, set[str]] = {engine.url: set() for engine in engines}
+        self._ready: dict[str, frozenset[str]] = {engine.url: frozenset() for engine in engines}
 
     def close(self) -> None:
         """Close the connections that are idle."""
         for engine in self.engines:
             engine.close()
 
-    def mark(self, engine: Engine, adapters: set[str]) -> None:
+    def mark(self, engine: Engine, adapters: Collection[str]) -> None:
         """This replica is ready for exactly these adapters; an empty set means not ready."""
-        self._ready[engine.url] = set(adapters)
+        self._ready[engine.url] = frozenset(adapters)
 
-    def ready_for(self, engine: Engine) -> set[str]:
+    def ready_for(self, engine: Engine) -> frozenset[str]:
         """The adapters this replica was last marked ready for."""
-        return set(self._ready[engine.url])
+        return self._ready[engine.url]
 
     def instead_of(self, engine: Engine, adapter: str) -> Engine | None:
         """Another replica that is ready; the failed one is then not asked again until reconcile has looked at it."""
         if not any(adapter in self._ready[other.url] for other in self.engines if other is not engine):
             return None
-        self._ready[engine.url].discard(adapter)
+        self._ready[engine.url] -= {adapter}
         return self.engine_for(adapter)
 
     def engine_for(self, adapter: str) -> Engine:

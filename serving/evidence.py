@@ -6,6 +6,7 @@ INVALID; those stop the experiment at once, in the transaction that stores them.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from sqlalchemy import Engine as Database
@@ -15,11 +16,21 @@ from sqlmodel import Session, col, select
 
 from flywheel.audit import record_act
 from flywheel.database import reading, writing
-from flywheel.experiments import Experiment, record_evidence, running_experiment, stop_experiment
-from flywheel.feedback import RATING, Feedback
+from flywheel.experiments import (
+    CHALLENGER,
+    CHAMPION,
+    Experiment,
+    climb,
+    record_evidence,
+    running_experiment,
+    stop_experiment,
+)
+from flywheel.feedback import PICK, RATED_BY, RATING, Feedback
 from flywheel.implicit import SOURCE as IMPLICIT
 from flywheel.interactions import Interaction
-from serving.verdict import MOST, UserCounts, look
+from flywheel.pairs import Candidate, PreferencePair
+from serving.preferences import Preferences, look_at_picks, look_at_shadow
+from serving.verdict import MOST, UserCounts, look, may_climb
 
 WHITESPACE = " \n\r\t"
 REFUSALS = (
@@ -42,28 +53,33 @@ REFUSALS = (
     "as an ai",
 )
 """How an answer begins that refuses. English; in other languages the guardrail sees none, in both arms alike."""
-RATED_BY = ("user", "simulated")
-"""Whose ratings count: those of the people who were answered."""
 
 
 def look_at_running(database: Database, *, alias: str) -> bool:
-    """Take a look at the alias's running experiment and store it; True when that stopped the experiment."""
+    """Take a look at the alias's running experiment and store it.
+
+    True when users are answered otherwise from now on: it was stopped, or its ramp went on.
+    """
     with reading(database) as session:
         experiment = running_experiment(session, alias=alias)
         if experiment is None:
             return False
-        evidence = look(experiment, user_counts(session, experiment))
+        evidence = _look(session, experiment)
     earlier = experiment.evidence or {}
-    final = evidence["verdict"] in ("ROLLBACK", "INVALID")
-    if not final and (earlier.get("verdict") == "SHIP" or _figures(earlier) == _figures(evidence)):
+    final, climbs = evidence["verdict"] in ("ROLLBACK", "INVALID"), may_climb(experiment, evidence)
+    settled = earlier.get("verdict") == "SHIP" or _figures(earlier) == _figures(evidence)
+    if settled and not final and not climbs:
         return False
     with writing(database) as session:
         current = session.get_one(Experiment, experiment.id, with_for_update=True)
         if current.state != "running" or (not final and current.evidence_hash != experiment.evidence_hash):
             return False  # somebody else has looked meanwhile, and perhaps said SHIP: the next look will see it
-        record_evidence(session, current, evidence)
+        if final or not settled:
+            record_evidence(session, current, evidence)
         if not final:
-            return False
+            if climbs:
+                climb(session, current)
+            return climbs
         stop_experiment(session, current, state="stopped")
         details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
         record_act(
@@ -75,6 +91,15 @@ def look_at_running(database: Database, *, alias: str) -> bool:
             details=details,
         )
     return True
+
+
+def _look(session: Session, experiment: Experiment) -> dict[str, Any]:
+    if experiment.mode == "interleaved":
+        picks, shown_first = user_picks(session, experiment)
+        return look_at_picks(experiment, picks, shown_first=shown_first)
+    if experiment.mode == "shadow":
+        return look_at_shadow(experiment, *shadowed(session, experiment))
+    return look(experiment, user_counts(session, experiment))
 
 
 def _figures(evidence: dict[str, Any]) -> dict[str, Any]:
@@ -142,3 +167,58 @@ def _user(row: Any, rated: tuple[float, int] | None) -> UserCounts:
     shares = [int(count) / done if done else None for count in (refused, again, done - (rated[1] if rated else 0))]
     times = [None if mean is None else float(mean) for mean in means]
     return UserCounts(unit, arm, done, int(failed), int(flawed), rated[0] if rated else None, *shares, *times)
+
+
+def user_picks(session: Session, experiment: Experiment) -> tuple[Preferences, dict[str, int]]:
+    """The first pick of every user, and how often each arm's answer was shown first."""
+    mine = (col(Interaction.experiment_id) == experiment.id, col(Interaction.status) == "finished")
+    shown = select_columns(col(Interaction.arm), func.count()).where(*mine).group_by(col(Interaction.arm))
+    shown_first = dict.fromkeys((CHAMPION, CHALLENGER), 0) | {arm: int(count) for arm, count in session.execute(shown)}
+    picked = (
+        select_columns(func.min(col(Feedback.id)))
+        .join(Interaction, col(Interaction.id) == col(Feedback.completion_id))
+        .where(*mine, col(Feedback.name) == PICK, col(Feedback.source).in_(RATED_BY))
+        .group_by(col(Interaction.unit))
+    )
+    query = (
+        select_columns(col(Interaction.arm), col(Feedback.choice))
+        .join(Feedback, col(Feedback.completion_id) == col(Interaction.id))
+        .where(col(Feedback.id).in_(picked))
+    )
+    # The arm of the row is that of choice 0.
+    won = [(arm == CHALLENGER) == (choice == 0) for arm, choice in session.execute(query)]
+    return Preferences(sum(won), len(won) - sum(won)), shown_first
+
+
+def shadowed(session: Session, experiment: Experiment) -> tuple[list[UserCounts], Preferences]:
+    """Users by both adapters' answers to the same questions, and what reviewers preferred."""
+    query = (
+        select_columns(col(Interaction.unit), col(Interaction.answer), col(Interaction.finish_reason), Candidate)
+        .join(Candidate, col(Candidate.completion_id) == col(Interaction.id))
+        .where(col(Interaction.experiment_id) == experiment.id, col(Candidate.adapter) == experiment.challenger)
+    )
+    said: dict[tuple[str, str], list[tuple[str, str | None]]] = defaultdict(list)
+    for unit, answer, finish_reason, shadow in session.execute(query):
+        said[unit, CHAMPION].append((answer or "", finish_reason))
+        said[unit, CHALLENGER].append((shadow.text, shadow.parameters.get("finish_reason")))
+    users = [_by_words(unit, arm, answers) for (unit, arm), answers in said.items()]
+    sides = (
+        select_columns(col(PreferencePair.chosen), col(PreferencePair.a_candidate))
+        .join(Candidate, col(Candidate.id).in_((PreferencePair.a_candidate, PreferencePair.b_candidate)))
+        .join(Interaction, col(Interaction.id) == col(PreferencePair.completion_id))
+        .where(
+            col(Interaction.experiment_id) == experiment.id,
+            col(Candidate.adapter) == experiment.challenger,
+            col(PreferencePair.state) == "decided",
+        )
+    )
+    won = [(chosen == "a") == (a_candidate is not None) for chosen, a_candidate in session.execute(sides)]
+    return users, Preferences(sum(won), len(won) - sum(won))
+
+
+def _by_words(unit: str, arm: str, answers: list[tuple[str, str | None]]) -> UserCounts:
+    """A user by the words of answers alone."""
+    flawed = sum(not text.strip() or reason == "length" for text, reason in answers)
+    refused = sum(text.strip().lower().startswith(REFUSALS) for text, _ in answers) / len(answers)
+    words = sum(min(MOST["words"], len(text.split())) for text, _ in answers) / len(answers)
+    return UserCounts(unit, arm, len(answers), 0, flawed, None, refused=refused, words=words)

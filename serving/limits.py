@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
 from flywheel.errors import LimitError
-from flywheel.keys import ApiKey
+from flywheel.keys import KeyCard
+from serving.counted import Counted
 
 KINDS = ("requests", "tokens")
 
@@ -31,7 +30,7 @@ class KeyLimits:
         self.refused: Counter[str] = Counter()
         """By kind of limit."""
 
-    def admit(self, key: ApiKey) -> dict[str, str]:
+    def admit(self, key: KeyCard) -> dict[str, str]:
         """Count one request; the headers that tell what is left. Raises LimitError with the seconds to wait."""
         headers = dict[str, str]()
         for kind, most in zip(KINDS, (key.limits.requests_per_minute, key.limits.tokens_per_minute), strict=True):
@@ -50,26 +49,20 @@ class KeyLimits:
             }
         return headers
 
-    def _left(self, window: RateLimitItemPerMinute, key: ApiKey) -> bool:
+    def _left(self, window: RateLimitItemPerMinute, key: KeyCard) -> bool:
         return self._windows.test(window, "tokens", key.id)
 
-    def spend(self, key: ApiKey, tokens: int) -> None:
+    def spend(self, key: KeyCard, tokens: int) -> None:
         """Count the tokens of an answer that is over."""
         if tokens and key.limits.tokens_per_minute is not None:
             self._windows.hit(RateLimitItemPerMinute(key.limits.tokens_per_minute), "tokens", key.id, cost=tokens)
 
-    @contextmanager
-    def under_way(self, key: ApiKey) -> Iterator[None]:
-        """For as long as one chat takes. Raises LimitError when the key has as many under way as it may."""
-        if key.limits.at_once is not None and self._under_way[key.id] >= key.limits.at_once:
+    def under_way(self, key: KeyCard | None) -> Counted:
+        """Counts one chat, inside the block. Raises LimitError when the key has as many under way as it may."""
+        name = "" if key is None else key.id
+        if key is not None and key.limits.at_once is not None and self._under_way[name] >= key.limits.at_once:
             self._refuse("at_once", f"This key may have {key.limits.at_once} chats under way at once. Wait for one.", 1)
-        self._under_way[key.id] += 1
-        try:
-            yield
-        finally:
-            self._under_way[key.id] -= 1
-            if not self._under_way[key.id]:
-                del self._under_way[key.id]
+        return Counted(self._under_way, name)
 
     def _refuse(self, kind: str, text: str, seconds: int) -> None:
         self.refused[kind] += 1

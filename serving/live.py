@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import Engine as Database
@@ -24,9 +23,11 @@ from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash, module_shapes
 from flywheel.database import reading
 from flywheel.errors import NotFoundError, UnavailableError
-from flywheel.experiments import CHALLENGER, Experiment, arm_of, running_experiment
+from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, running_experiment
 from flywheel.promotions import live_adapter, live_promotion
 from flywheel.settings import Settings
+from flywheel.statistics.assignment import unit_interval
+from serving.counted import Counted
 from serving.engine import EnginePool
 
 
@@ -53,7 +54,7 @@ class Standing:
     epoch: str | None = None
     previous: str | None = None
     identity: str | None = None
-    experiment: Experiment | None = None
+    experiment: Assignment | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ class Target:
 
     alias: str
     adapter: str
-    arm: str | None
-    experiment_id: str | None
     epoch: str | None
     routed: bool
+    arm: str | None = None
+    experiment_id: str | None = None
+    beside: str | None = None
+    """Interleaved: the adapter whose answer is shown as well."""
+    shadow: str | None = None
+    """The adapter that answers too, for the record only."""
 
 
 @dataclass
@@ -90,6 +95,20 @@ class Watch:
         return trouble != known
 
 
+def tried(usual: Target, trial: Assignment, arm: str | None, *, picks: bool) -> Target:
+    """`usual` (the champion's), as the experiment has it for somebody of this arm."""
+    if arm is None:
+        return usual
+    if trial.mode == "split":
+        adapter = trial.challenger if arm == CHALLENGER else trial.champion
+        return replace(usual, adapter=adapter, arm=arm, experiment_id=trial.id)
+    if arm != CHALLENGER:
+        return usual
+    if trial.mode == "shadow":
+        return replace(usual, experiment_id=trial.id, shadow=trial.challenger)
+    return replace(usual, experiment_id=trial.id, beside=trial.challenger) if picks else usual
+
+
 def read_base_model(folder: Path) -> BaseModel:
     """The base model's hash and shapes. Raises UserError."""
     return BaseModel(folder, base_model_hash(str(folder)), module_shapes(str(folder)))
@@ -109,8 +128,8 @@ class LiveAliases:
         self._in_flight: Counter[str] = Counter()
         self._refreshing = asyncio.Lock()
 
-    def target(self, name: str, *, unit: str) -> Target:
-        """Who answers `unit` (a user or conversation) under this name.
+    def target(self, name: str, *, unit: str, picks: bool = False) -> Target:
+        """Who answers `unit` (a user or conversation) under this name; `picks`: they would choose between two answers.
 
         Raises UnknownNameError (404), and UnavailableError while nothing is live yet.
         """
@@ -118,14 +137,20 @@ class LiveAliases:
         if name not in (serving.alias, serving.plain_alias):
             if name not in self.wanted():
                 raise UnknownNameError(f"No model {name!r} is served here. GET /v1/models lists the names.")
-            return Target(name, name, None, None, standing.epoch, routed=False)
+            return Target(name, name, standing.epoch, routed=False)
         if standing.champion is None:
             raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
-        adapter, arm, experiment_id = standing.champion, None, None
-        if standing.experiment is not None and self._both_arms_ready():
-            arm, experiment_id = arm_of(standing.experiment, unit), standing.experiment.id
-            adapter = standing.experiment.challenger if arm == CHALLENGER else standing.champion
-        return Target(name, adapter, arm, experiment_id, standing.epoch, routed=name == serving.alias)
+        usual = Target(name, standing.champion, standing.epoch, routed=name == serving.alias)
+        if self._held_out(unit):
+            return replace(usual, adapter=standing.identity or standing.champion, arm=HOLDOUT)
+        trial = standing.experiment
+        if trial is None or not self._both_arms_ready():
+            return usual
+        return tried(usual, trial, trial.arm_of(unit), picks=picks)
+
+    def _held_out(self, unit: str) -> bool:
+        share = self.settings.serving.holdout_share
+        return share > 0 and unit_interval(f"{HOLDOUT}:{self.settings.serving.alias}", unit) < share
 
     def wanted(self) -> list[str]:
         """The adapters that engines should hold, the most important first, no more than they have places for.
@@ -160,14 +185,9 @@ class LiveAliases:
             if adapter not in self._engines.ready_for(engine)
         ]
 
-    @contextmanager
-    def speaking(self, adapter: str) -> Iterator[None]:
+    def speaking(self, adapter: str) -> Counted:
         """Counts one request for `adapter`. Enter it before anything is awaited after `target`."""
-        self._in_flight[adapter] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[adapter] -= 1
+        return Counted(self._in_flight, adapter)
 
     def in_flight(self, adapter: str) -> int:
         """How many requests `adapter` is answering."""
@@ -196,12 +216,12 @@ def read_standing(database: Database, settings: Settings, base_model: BaseModel)
     with reading(database) as session:
         champion = live_adapter(session, alias=alias, base_model_hash=base_model.hash)
         identity = identity_adapter(session, base_model_hash=base_model.hash)
-        row = live_promotion(session, alias=alias)
+        running, row = running_experiment(session, alias=alias), live_promotion(session, alias=alias)
         promoted = row is not None and champion is not None and row.adapter == champion.name
         return Standing(
             champion=champion.name if champion else None,
             epoch=row.id if row and promoted else None,
             previous=row.previous if row and promoted else None,
             identity=identity.name if identity else None,
-            experiment=running_experiment(session, alias=alias),
+            experiment=running.assignment() if running else None,
         )

@@ -135,7 +135,7 @@ async def _reconcile_engine(appliance: Appliance, engine: Engine) -> None:
     watch.misses = 0
     _note(watch, engine, "", None)
     marked = pool.ready_for(engine) & loaded
-    ready = marked & set(wanted)
+    ready = set(wanted) & marked
     pool.mark(engine, ready)
     loaded -= await _unload_idle(live, engine, loaded - set(wanted) - marked)
     for name in set(watch.troubles) - {"", *wanted}:

@@ -29,9 +29,8 @@ def completion_body(row: Interaction) -> dict[str, Any]:
     }
 
 
-def replayed_events(row: Interaction, *, usage: bool) -> bytes:
-    """The same as a stream: each choice in one event, its end in another."""
-    body = completion_body(row)
+def whole_events(body: dict[str, Any], *, usage: bool) -> bytes:
+    """A completion's body as a stream, without its end: each choice in one event, its finish in another."""
     head = {name: body[name] for name in ("id", "created", "model", "system_fingerprint")}
     head["object"] = "chat.completion.chunk"
     parts: list[dict[str, Any]] = []
@@ -43,7 +42,7 @@ def replayed_events(row: Interaction, *, usage: bool) -> bytes:
         parts.append({"choices": [{"index": choice["index"], "delta": {}, "finish_reason": choice["finish_reason"]}]})
     if usage:
         parts.append({"choices": [], "usage": body["usage"]})
-    return b"".join(b"data: " + orjson.dumps(head | part) + b"\n\n" for part in parts) + b"data: [DONE]\n\n"
+    return b"".join(b"data: " + orjson.dumps(head | part) + b"\n\n" for part in parts)
 
 
 def replay_headers(row: Interaction) -> dict[str, str]:

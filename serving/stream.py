@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,14 @@ from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
 from serving.engine import Engine, LostAdapterError, LostEngineError, error_text, read_json
 from serving.protocol import RequestError
+from serving.stored import whole_events
 from serving.turn import Turn
 from serving.upstream import Connection
 
 HEARTBEAT_SECONDS = 15.0
 log = logging.getLogger(__name__)
 Emit = Callable[[bytes], Awaitable[None]]
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DONE = b"data: [DONE]\n\n"
 SAVE_SECONDS = 0.5
 """How often the words so far are kept, so that a row which a crash leaves open has all but the last of them."""
@@ -117,13 +119,33 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     committed = appliance.writer.submit(turn.asked_write())
     turn.asked = True
     await committed
+    if turn.target.beside is not None:
+        return await _both(appliance, turn, turn.target.beside, emit)
     try:
-        await _ask(appliance, turn, engine, emit)
+        return await _ask(appliance, turn, engine, emit)
     except LostEngineError as lost:
         other = appliance.engines.instead_of(engine, turn.target.adapter)
         if other is None and isinstance(lost, LostAdapterError):
             raise
-        await _ask(appliance, turn, other or engine, emit)
+        return await _ask(appliance, turn, other or engine, emit)
+
+
+async def _both(appliance: Appliance, turn: Turn, beside: str, emit: Emit) -> None:
+    """One answer of each adapter, as two choices; a stream gets them once both are there."""
+    adapters, seeded = (turn.target.adapter, beside), appliance.settings.engine.seeds
+    bodies = [turn.whole_body(adapter, seeded=seeded) for adapter in adapters]
+    with appliance.live.speaking(beside):
+        async with heartbeats(emit) if turn.streamed else nullcontext():
+            first, second = await asyncio.gather(
+                *(
+                    appliance.engines.engine_for(adapter).complete(body, request_id=f"{turn.handle}-{place}")
+                    for place, (adapter, body) in enumerate(zip(adapters, bodies, strict=True))
+                )
+            )
+    choices = [answer["choices"][0] | {"index": place} for place, answer in enumerate((first, second))]
+    usage = {name: sum((answer.get("usage") or {}).get(name) or 0 for answer in (first, second)) for name in COUNTS}
+    whole = first | {"id": turn.completion_id, "choices": choices, "usage": usage}
+    await _tell(appliance, turn, whole, emit)
 
 
 async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:
@@ -134,7 +156,7 @@ async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> 
         if turn.streamed:
             await _relay(appliance, turn, response, emit)
         else:
-            await _whole(appliance, turn, await response.read(), emit)
+            await _tell(appliance, turn, orjson.loads(await response.read()), emit)
 
 
 async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: Emit) -> None:
@@ -197,8 +219,8 @@ def note_lost(future: asyncio.Future[None]) -> None:
         log.error("a row is not up to date until the next start: %s", error)
 
 
-async def _whole(appliance: Appliance, turn: Turn, raw: bytes, emit: Emit) -> None:
-    answer = orjson.loads(raw)
+async def _tell(appliance: Appliance, turn: Turn, answer: dict[str, Any], emit: Emit) -> None:
+    """An answer that came in one piece, as the client wants it."""
     answer["model"], answer["system_fingerprint"] = turn.target.alias, turn.target.adapter
     for choice in answer["choices"]:
         if turn.passages:
@@ -206,12 +228,12 @@ async def _whole(appliance: Appliance, turn: Turn, raw: bytes, emit: Emit) -> No
     await _finish(appliance, turn, whole_choices(answer), answer.get("usage") or {})
     if turn.routed:
         answer["passages"] = [found.model_dump() for found in turn.passages]
-    await emit(orjson.dumps(answer))
+    await emit(whole_events(answer, usage=turn.wants_usage) + DONE if turn.streamed else orjson.dumps(answer))
 
 
 async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage: dict[str, Any]) -> None:
     turn.passages = mark_cited(turn.passages, words_of(choices))
-    tokens = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    tokens = {name: usage.get(name) for name in COUNTS[:2]}
     writes = turn.closed_writes("finished", choices, **tokens)
     await appliance.writer.submit(*writes, closing=True)
     turn.outcome = "finished"

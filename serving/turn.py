@@ -7,7 +7,7 @@ the engine is called, `closed` when it is over. A row that is closed already is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +15,12 @@ import uuid_utils
 from sqlalchemy import Table, bindparam, insert, update
 
 from flywheel.database import now
+from flywheel.experiments import CHALLENGER, CHAMPION
 from flywheel.interactions import KEPT, OPEN, WITHHELD, Choice, Interaction, Passage
 from flywheel.messages import Message, conversation_key
 from flywheel.pairs import Candidate
 from flywheel.settings import Settings
+from flywheel.statistics.assignment import unit_interval
 from serving.caps import check_asked
 from serving.choices import length_of, words_of, worth_keeping_whole
 from serving.live import LiveAliases, Target
@@ -42,6 +44,8 @@ SAVE = (
     .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
     .values(answer=bindparam("new_answer"))
 )
+PICKS = "pick_one"
+"""A chat's metadata with `"pick_one": "true"`: its client can show two answers and ask which is better."""
 OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identifier", "metadata", "store"}
 """Fields of the body that are ours, or that are built anew for the engine."""
 
@@ -112,6 +116,12 @@ class Turn:
     @property
     def wants_usage(self) -> bool:
         return bool(self.view.stream_options and self.view.stream_options.include_usage)
+
+    def whole_body(self, adapter: str, *, seeded: bool) -> dict[str, Any]:
+        """The same question to one adapter, for one answer in one piece."""
+        body = {**self.engine_body(seeded=seeded), "model": adapter, "stream": False, "n": 1}
+        body.pop("stream_options", None)
+        return body
 
     def engine_body(self, *, seeded: bool) -> dict[str, Any]:
         """What the engine is asked. `seeded=False` drops a seed that sampling would use, which kills vLLM on a CPU."""
@@ -205,13 +215,14 @@ class Turn:
         }
 
     def _candidate(self, choice: Choice) -> Write:
+        """Another choice; of the other adapter, where two were asked."""
         return Write(
             OFFER,
             {
                 "id": f"cand-{self.handle}-{choice.index}",
                 "tenant": self.tenant,
                 "completion_id": self.completion_id,
-                "adapter": self.target.adapter,
+                "adapter": self.target.beside or self.target.adapter,
                 "choice": choice.index,
                 "text": storable(choice.message["content"]),
                 "parameters": self.parameters,
@@ -235,17 +246,27 @@ def open_turn(
     unit = user or conversation
     if tenant != settings.tenant:
         unit = f"{tenant}/{unit}"  # experiments count users of all tenants, and an ann of each is two users
-    return Turn(
+    turn = Turn(
         request_id=request_id,
         tenant=tenant,
         view=view,
-        target=live.target(view.model, unit=unit),
+        target=live.target(view.model, unit=unit, picks=(view.metadata or {}).get(PICKS) == "true"),
         user=user,
         conversation=conversation,
         unit=unit,
         parameters=_parameters(body, view, settings),
         prompt=view.messages,
     )
+    if turn.target.beside is not None:
+        turn.target = in_random_order(turn.target, turn.handle)
+    return turn
+
+
+def in_random_order(target: Target, handle: str) -> Target:
+    """Which of two adapters is shown first: a coin for each completion, since people lean to the first."""
+    if target.beside is None or unit_interval(target.experiment_id or "", handle) < 1 / 2:
+        return replace(target, arm=CHAMPION)
+    return replace(target, adapter=target.beside, beside=target.adapter, arm=CHALLENGER)
 
 
 def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -36,8 +35,7 @@ class Upstream:
         self._common = f" HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\ncontent-type: application/json\r\n"
         self._idle: list[Connection] = []
 
-    @asynccontextmanager
-    async def ask(
+    def ask(
         self,
         method: str,
         path: str,
@@ -46,25 +44,27 @@ class Upstream:
         *,
         silence: float,
         within: float | None = None,
-    ) -> AsyncIterator[Connection]:
+    ) -> Asked:
         """Send one request; inside the block the status is known and the body is still to be read.
 
         `silence` is how many seconds may pass without a byte, `within` how many the whole may take. Raises OSError
         when the connection fails, TimeoutError when it takes too long.
         """
-        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        lines = "".join([f"{name}: {value}\r\n" for name, value in (headers or {}).items()])
         head = f"{method} {self._prefix}{path}{self._common}{lines}content-length: {len(body)}\r\n\r\n"
-        connection = self._kept() or await self._connected()
-        try:
-            connection.send(head.encode("latin-1") + body, silence=silence, within=within)
-            await connection.answered()
-            yield connection
-        finally:
-            if connection.reusable:
-                connection.idle_since = time.monotonic()
-                self._idle.append(connection)
-            else:
-                connection.abort()
+        return Asked(self, head.encode("latin-1") + body, silence=silence, within=within)
+
+    async def connection(self) -> Connection:
+        """One that waits idly, or else a new one."""
+        return self._kept() or await self._connected()
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep it for the next request, or close it when its answer was not read to the end."""
+        if connection.reusable:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        else:
+            connection.abort()
 
     def close(self) -> None:
         """Close what is idle."""
@@ -88,6 +88,32 @@ class Upstream:
         except TimeoutError as error:
             raise ConnectionError(f"no connection within {CONNECT_SECONDS:.0f} s") from error
         return connection
+
+
+class Asked:
+    """One request and its answer: `async with`. A class, since a generator's set-up costs as much as the request."""
+
+    __slots__ = ("_connection", "_request", "_silence", "_upstream", "_within")
+
+    def __init__(self, upstream: Upstream, request: bytes, *, silence: float, within: float | None) -> None:
+        self._upstream, self._request = upstream, request
+        self._silence, self._within = silence, within
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        connection = await self._upstream.connection()
+        try:
+            connection.send(self._request, silence=self._silence, within=self._within)
+            await connection.answered()
+        except BaseException:
+            self._upstream.give_back(connection)
+            raise
+        self._connection = connection
+        return connection
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._connection is not None
+        self._upstream.give_back(self._connection)
 
 
 class Connection(asyncio.Protocol):

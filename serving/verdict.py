@@ -100,7 +100,6 @@ def look(experiment: Experiment, users: list[UserCounts]) -> dict[str, Any]:
     ratio = {"e_value": e_value(log_e), "ok": log_e < ALARM_LOG_E}
     too_mixed = len(mixed) > max(MIXED_USERS, MIXED_SHARE * (sum(exposed.values()) + len(mixed)))
     rated = {arm: _means(user.rating for user in arms[arm] if user.rating is not None) for arm in arms}
-    guardrails = [_guardrail(rule, arms) for rule in GUARDRAILS]
     evidence: dict[str, Any] = {
         "users": {
             CHAMPION: rated[CHAMPION].users,
@@ -110,13 +109,13 @@ def look(experiment: Experiment, users: list[UserCounts]) -> dict[str, Any]:
         "exposed": exposed,
         "mean": {arm: rated[arm].total / rated[arm].users if rated[arm].users else None for arm in rated},
         "sample_ratio": ratio,
-        "guardrails": guardrails,
+        "guardrails": guardrail_reports(arms),
         "minimum_users": experiment.minimum_users,
         "planned_effect": experiment.planned_effect,
         "alpha": PROMOTION_ALPHA,
     } | _comparison(rated, planned=experiment.planned_effect)
     verdict, sentence = _verdict(evidence, experiment=experiment, too_mixed=too_mixed)
-    return evidence | {"verdict": verdict, "sentence": sentence, "looks": _looks(experiment.evidence, evidence)}
+    return evidence | {"verdict": verdict, "sentence": sentence, "looks": looks_so_far(experiment.evidence, evidence)}
 
 
 def _means(values: Iterable[float]) -> UserMeans:
@@ -155,6 +154,11 @@ def _score(rule: Guardrail, user: UserCounts) -> float | None:
         asked = user.finished + user.failed
         return 1 - user.failed / asked if asked else None
     return 1 - user.flawed / user.finished if user.finished else None
+
+
+def guardrail_reports(arms: dict[str, list[UserCounts]]) -> list[dict[str, Any]]:
+    """Every guardrail: both arms' figures, whether it holds, and a sentence."""
+    return [_guardrail(rule, arms) for rule in GUARDRAILS]
 
 
 def _guardrail(rule: Guardrail, arms: dict[str, list[UserCounts]]) -> dict[str, Any]:
@@ -197,6 +201,8 @@ def _verdict(evidence: dict[str, Any], *, experiment: Experiment, too_mixed: boo
     short = needed - min(users[CHAMPION], users[CHALLENGER])
     if short > 0:
         return "HOLD", f"Each arm needs {needed} users who rated: at least {short} more in the smaller arm."
+    if (hours := hours_left(experiment)) > 0:
+        return "HOLD", f"The experiment is to run for {experiment.minimum_hours:g} hours: {hours:.1f} more."
     low, high = evidence["confidence"]
     gap = f"{evidence['difference']:+.3f} (between {low:+.3f} and {high:+.3f})"
     if evidence["shown"]:
@@ -205,7 +211,20 @@ def _verdict(evidence: dict[str, Any], *, experiment: Experiment, too_mixed: boo
     return "HOLD", f"Not shown to be better: {gap}. With these users a difference of {smallest:.3f} would have shown."
 
 
-def _looks(earlier: dict[str, Any] | None, evidence: dict[str, Any]) -> list[dict[str, Any]]:
+def hours_left(experiment: Experiment) -> float:
+    """Of the least time that it is to run; below 0 once that has passed."""
+    return experiment.minimum_hours - (now() - experiment.created_at).total_seconds() / 3600
+
+
+def may_climb(experiment: Experiment, evidence: dict[str, Any]) -> bool:
+    """Whether a ramp goes on to its next share: no harm was seen on enough new users of each arm."""
+    enough = GUARDRAIL_USERS * (experiment.step + 1)
+    on_the_way = experiment.step < len(experiment.ramp) and evidence["verdict"] in ("HOLD", "SHIP")
+    exposed = evidence["exposed"].values()
+    return on_the_way and (max(exposed) if experiment.mode == "shadow" else min(exposed)) >= enough
+
+
+def looks_so_far(earlier: dict[str, Any] | None, evidence: dict[str, Any]) -> list[dict[str, Any]]:
     """The course of the difference: every look while there are few, then thinned by halves; the newest always stays."""
     looks = list((earlier or {}).get("looks", []))
     if evidence["difference"] is not None:

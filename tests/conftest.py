@@ -160,6 +160,7 @@ class serving_on:  # noqa: N801  used as a function
 
         from serving.__main__ import listen
         from serving.app import build_app
+        from serving.http import JoinedWrites
         from serving.records import open_records
 
         listener = listen(self.settings)
@@ -167,7 +168,9 @@ class serving_on:  # noqa: N801  used as a function
         with writing(records) as session:
             _, key = create_local_key(session, tenant=self.settings.tenant, lifetime=timedelta(hours=2))
         app = build_app(self.settings, records)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5, http=JoinedWrites
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, name="serving")
         self.thread.start()

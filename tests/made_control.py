@@ -59,7 +59,7 @@ class Control:
         return found
 
     def ready(self, place: int = 0) -> set[str]:
-        return self.pool.ready_for(self.pool.engines[place])
+        return set(self.pool.ready_for(self.pool.engines[place]))
 
     def trouble(self, name: str, place: int = 0) -> str:
         return self.live.watches[self.pool.engines[place].url].troubles.get(name, "")

@@ -9,7 +9,7 @@ from sqlmodel import Session, select
 from flywheel.adapters import Adapter
 from flywheel.database import new_id, now
 from flywheel.dataset_versions import DatasetRow, DatasetVersion
-from flywheel.experiments import Experiment, open_experiment, record_evidence
+from flywheel.experiments import Experiment, Plan, open_experiment, record_evidence
 from flywheel.feedback import RATING, Feedback, new_feedback
 from flywheel.interactions import Interaction
 from flywheel.pairs import Candidate, PreferencePair, add_pairs, judge
@@ -51,9 +51,11 @@ def made_rating(session: Session, interaction: Interaction, value: bool | int, *
     return row
 
 
-def made_pair(session: Session, interaction: Interaction, text: str = "Ask an administrator.") -> PreferencePair:
-    """A waiting pair of the given answer and one candidate."""
-    candidate = Candidate(id=new_id("cand"), completion_id=interaction.id, text=text, created_at=now())
+def made_pair(
+    session: Session, interaction: Interaction, text: str = "Ask an administrator.", **values: Any
+) -> PreferencePair:
+    """A waiting pair of the given answer and one candidate, of which `values` are."""
+    candidate = Candidate(id=new_id("cand"), completion_id=interaction.id, text=text, created_at=now(), **values)
     [pair] = add_pairs(session, interaction, candidates=[candidate])
     session.flush()
     return pair
@@ -135,12 +137,10 @@ def made_experiment(session: Session, *, verdict: str | None = None, **values: A
         "alias": ALIAS,
         "champion": "identity-1",
         "challenger": "lora-1",
-        "traffic_share": 0.5,
-        "minimum_users": 100,
-        "planned_effect": 0.3,
         "actor": "worker",
     }
-    opened = open_experiment(session, **(given | values))
+    plan = {"planned_effect": 0.3} | {name: values.pop(name) for name in Plan.model_fields if name in values}
+    opened = open_experiment(session, **(given | values), plan=Plan.model_construct(**Plan().model_dump() | plan))
     if verdict is not None:
         record_evidence(session, opened, {"verdict": verdict})
         session.refresh(opened)

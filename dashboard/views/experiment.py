@@ -13,6 +13,7 @@ from dashboard.evidence import draw_guardrails, draw_hash, draw_verdict, interva
 from dashboard.plain import figure, moment, plain
 from dashboard.samples import draw_samples
 from dashboard.shapes import Evidence, Experiment
+from flywheel.tried import tried
 
 REFRESH_SECONDS = 3
 
@@ -35,7 +36,7 @@ def draw(experiment_id: str) -> None:
         experiment = person.api().experiment(experiment_id)
         st.caption(
             f"{plain(experiment['alias'])}: champion {plain(experiment['champion'])} against challenger "
-            f"{plain(experiment['challenger'])}, {experiment['traffic_share']:.0%} of users to the challenger "
+            f"{plain(experiment['challenger'])}: {tried(experiment)} "
             f"· {plain(experiment['state'])}"
         )
         evidence = draw_verdict(experiment)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flywheel.adapters import adapter
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UserError
-from flywheel.experiments import Experiment, experiment, latest_experiments, open_experiment
+from flywheel.experiments import Experiment, Mode, experiment, latest_experiments, make_plan, open_experiment
 from flywheel.promotions import live_adapter
 from serving.appliance import Appliance, appliance_of
 from serving.evidence import look_at_running
@@ -21,10 +21,15 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 
 
 class ExperimentBody(BaseModel):
+    """What is left out is as the settings have it for the worker's own experiments."""
+
     model_config = ConfigDict(extra="forbid")
     challenger: str
+    mode: Mode | None = None
     traffic_share: float | None = Field(default=None, gt=0, lt=1)
+    ramp: list[float] | None = None
     minimum_users: int | None = Field(default=None, ge=10)
+    minimum_hours: float | None = Field(default=None, ge=0)
     planned_effect: float | None = Field(default=None, gt=0, lt=1)
     actor: str = ""
 
@@ -77,8 +82,6 @@ def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
             alias=settings.serving.alias,
             champion=champion.name,
             challenger=challenger.name,
-            traffic_share=body.traffic_share or settings.retrain.traffic_share,
-            minimum_users=body.minimum_users or settings.retrain.minimum_users,
-            planned_effect=body.planned_effect or settings.retrain.planned_effect,
+            plan=make_plan(settings.retrain, body.model_dump(exclude={"challenger", "actor"}, exclude_none=True)),
             actor=appliance.acting(body.actor),
         )

@@ -82,5 +82,5 @@ def _everywhere(appliance: Appliance) -> bool:
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    state = "revoked" if key.revoked_at else "valid" if key.valid else "ended"
+    state = "revoked" if key.revoked_at else "valid" if key.card().valid else "ended"
     return key.model_dump(exclude={"secret_hash"}) | {"object": "key", "state": state}

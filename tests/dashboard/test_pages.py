@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -109,6 +110,23 @@ def test_experiment_shows_verdict_users_and_e_value(open_page: OpenPage) -> None
     assert figures["Users, challenger"] == "182"
     assert figures["E-value"] == "251"
     assert len(page.get("vega_lite_chart")) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "the challenger answers 0.5 of the users"),
+        ({"ramp": [0.01, 0.05], "step": 1}, "the challenger answers 0.05 of the users, later 0.5"),
+        ({"mode": "shadow"}, "for the record only"),
+        ({"mode": "interleaved"}, "beside the champion for 0.5 of the users who can pick one"),
+    ],
+)
+def test_experiment_tells_how_the_challenger_is_tried(
+    open_page: OpenPage, records: Records, values: dict[str, Any], words: str
+) -> None:
+    records.experiment |= values
+    page = open_page("experiment")
+    assert any(words in caption.value for caption in page.caption)
 
 
 def test_experiment_before_its_first_look_is_no_error(open_page: OpenPage, records: Records) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,19 +10,21 @@ from sqlmodel import select
 
 from flywheel.audit import AuditEntry
 from flywheel.database import now, reading, writing
-from flywheel.errors import ConflictError, NotFoundError
+from flywheel.errors import ConflictError, NotFoundError, UserError
 from flywheel.experiments import (
     CHALLENGER,
     CHAMPION,
     Experiment,
-    arm_of,
+    climb,
     evidence_digest,
     experiment,
     latest_experiments,
+    make_plan,
     record_evidence,
     running_experiment,
     stop_experiment,
 )
+from flywheel.settings import RetrainSettings
 from tests.made_records import made_experiment, unstored_experiment
 
 
@@ -30,17 +33,62 @@ from tests.made_records import made_experiment, unstored_experiment
     [("exp-1", "user-1", 0.5797495389), ("exp-1", "user-2", 0.7571246903), ("exp-2", "user-1", 0.7099091637)],
 )
 def test_a_user_falls_where_the_reference_says(salt: str, unit: str, place: float) -> None:
-    def arm(share: float) -> str:
-        return arm_of(unstored_experiment(salt=salt, traffic_share=share), unit)
+    def arm(share: float) -> str | None:
+        return unstored_experiment(salt=salt, traffic_share=share).assignment().arm_of(unit)
 
     assert arm(place - 1e-9) == CHAMPION
     assert arm(place + 1e-9) == CHALLENGER
 
 
 def test_the_share_of_challenged_users_is_the_traffic_share() -> None:
-    trial = unstored_experiment(traffic_share=0.2)
-    challenged = sum(arm_of(trial, f"user-{n}") == CHALLENGER for n in range(10_000))
+    trial = unstored_experiment(traffic_share=0.2).assignment()
+    challenged = sum(trial.arm_of(f"user-{n}") == CHALLENGER for n in range(10_000))
     assert 1900 < challenged < 2100
+
+
+def test_a_ramp_moves_nobody_from_one_arm_to_the_other_and_keeps_the_arms_in_proportion() -> None:
+    trial = unstored_experiment(traffic_share=0.3, ramp=[0.01, 0.1])
+    users = [f"user-{n}" for n in range(20_000)]
+    met: dict[str, set[str | None]] = {user: set() for user in users}
+    for step, share in enumerate([0.01, 0.1, 0.3]):
+        trial.step = step
+        arms = Counter(trial.assignment().arm_of(user) for user in users)
+        assert trial.share == share
+        assert arms[CHALLENGER] == pytest.approx(20_000 * share, rel=0.2)
+        assert arms[CHAMPION] == pytest.approx(arms[CHALLENGER] * 0.7 / 0.3, rel=0.15)
+        for user in users:
+            met[user].add(trial.assignment().arm_of(user))
+    assert all(len(arms - {None}) == 1 for arms in met.values())
+    assert arms[None] == 0  # at the top of the ramp everybody is in
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ({"ramp": [0.1, 0.05]}, "must climb"),
+        ({"ramp": [0.5]}, "below traffic_share"),
+        ({"ramp": [0.0]}, "greater than 0"),
+        ({"mode": "secret"}, "mode"),
+        ({"minimum_hours": -1}, "minimum_hours"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused_in_words(plan: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make_plan(RetrainSettings(), plan)
+
+
+def test_a_plan_has_the_settings_where_nothing_else_is_said() -> None:
+    plan = make_plan(RetrainSettings(minimum_hours=24, ramp=[0.01]), {"mode": "shadow", "traffic_share": 0.2})
+    assert (plan.mode, plan.traffic_share, plan.ramp, plan.minimum_hours) == ("shadow", 0.2, [0.01], 24)
+
+
+def test_each_step_up_is_audited(database: Engine) -> None:
+    with writing(database) as session:
+        climb(session, made_experiment(session, ramp=[0.01, 0.05]))
+    with reading(database) as session:
+        entry = session.exec(select(AuditEntry).where(AuditEntry.act == "ramp_experiment")).one()
+        assert (entry.actor, entry.details) == ("system", {"share": 0.05})
+        assert session.get_one(Experiment, entry.subject).share == 0.05
 
 
 def test_a_second_experiment_for_an_alias_is_refused_and_another_alias_may_have_its_own(database: Engine) -> None:
@@ -61,7 +109,9 @@ def test_the_database_itself_allows_one_running_experiment_per_alias(database: E
         session.add(Experiment(**(first.model_dump() | {"id": "exp-2"})))
 
 
-@pytest.mark.parametrize("values", [{"challenger": "identity-1"}, {"traffic_share": 1.0}, {"traffic_share": 0.0}])
+@pytest.mark.parametrize(
+    "values", [{"challenger": "identity-1"}, {"traffic_share": 1.0}, {"traffic_share": 0.0}, {"mode": "secret"}]
+)
 def test_an_experiment_that_compares_nothing_is_refused_by_the_database(
     database: Engine, values: dict[str, Any]
 ) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from flywheel.database import now, reading, writing
 from flywheel.usage import Prices, percentiles, usage
-from tests.made_records import made_interaction
+from tests.made_records import made_interaction, made_rating
 
 PRICES = Prices(prompt=2.0, completion=10.0)
 
@@ -42,6 +42,21 @@ def test_by_alias_and_arm(database: Engine) -> None:
     assert champion.cost == pytest.approx((300 * 2 + 150 * 10) / 1e6)
     assert champion.cost_per_chat == pytest.approx(champion.cost / 3)
     assert challenger.first_token_seconds is None
+
+
+def test_each_user_counts_once_with_their_newest_ratings(database: Engine) -> None:
+    with writing(database) as session:
+        for user, likes in (("ann", (True, True, True)), ("ben", (False,)), ("cal", ())):
+            for liked in likes or (None,):
+                row = made_interaction(session, user=user, arm="holdout", finished_at=now())
+                if liked is not None:
+                    made_rating(session, row, not liked)
+                    made_rating(session, row, liked)  # a change of mind
+        row = made_interaction(session, user="dan", arm="holdout", finished_at=now())
+        made_rating(session, row, False, source="reviewer")
+    with reading(database) as session:
+        [holdout] = usage(session, tenant="default", since=now() - timedelta(hours=1), prices=PRICES)
+    assert (holdout.rated_users, holdout.rating) == (2, 0.5)
 
 
 def test_percentiles_of_nothing_are_none() -> None:

@@ -9,13 +9,16 @@ from sqlmodel import Session, col, select
 from flywheel.audit import AuditEntry
 from flywheel.database import reading, writing
 from flywheel.experiments import Experiment, evidence_digest
+from flywheel.feedback import PICK
+from flywheel.pairs import judge
 from serving import evidence
-from serving.evidence import look_at_running, user_counts
+from serving.evidence import look_at_running, shadowed, user_counts, user_picks
+from serving.preferences import Preferences
 from serving.verdict import MOST, UserCounts
-from tests.made_records import made_experiment, made_interaction, made_rating
+from tests.made_records import made_experiment, made_interaction, made_pair, made_rating
 
 
-def answered(session: Session, trial: Experiment, user: str, arm: str = "champion", **values: Any) -> Any:
+def answered(session: Session, trial: Experiment, user: str, arm: str | None = "champion", **values: Any) -> Any:
     return made_interaction(session, user=user, experiment_id=trial.id, arm=arm, **values)
 
 
@@ -154,3 +157,72 @@ def test_a_broken_guardrail_or_ratio_stops_the_experiment_even_after_a_ship(
         assert (entry.actor, entry.act, entry.subject) == ("system", "stop_experiment", trial.id)
         assert entry.details["verdict"] == verdict
     assert look_at_running(database, alias="flywheel") is False
+
+
+def test_a_ramp_climbs_when_enough_new_users_of_both_arms_show_no_harm(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, ramp=[0.01, 0.05])
+        rated_users(session, trial, "champion", count=30, liked=0.5)
+        rated_users(session, trial, "challenger", count=29, liked=0.5)
+    assert look_at_running(database, alias="flywheel") is False
+    with writing(database) as session:
+        rated_users(session, trial, "challenger", count=1, liked=1, first=29)
+    assert look_at_running(database, alias="flywheel") is True
+    assert look_at_running(database, alias="flywheel") is False  # the next share wants users of its own
+    with writing(database) as session:
+        for arm in ("champion", "challenger"):
+            rated_users(session, trial, arm, count=30, liked=0.5, first=30)
+    assert look_at_running(database, alias="flywheel") is True
+    assert look_at_running(database, alias="flywheel") is False
+    with reading(database) as session:
+        assert session.get_one(Experiment, trial.id).share == trial.traffic_share
+
+
+def test_a_ramp_does_not_climb_over_a_broken_guardrail(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, ramp=[0.05])
+        rated_users(session, trial, "champion", count=100, liked=0.9)
+        rated_users(session, trial, "challenger", count=100, liked=0.1)
+    assert look_at_running(database, alias="flywheel") is True
+    with reading(database) as session:
+        found = session.get_one(Experiment, trial.id)
+        assert (found.state, found.step) == ("stopped", 0)
+
+
+def picked(session: Session, trial: Experiment, user: str, *, first: str, choice: int) -> None:
+    row = answered(session, trial, user, first)
+    made_rating(session, row, True, name=PICK).choice = choice
+
+
+def test_the_first_pick_of_each_user_counts_for_the_adapter_that_was_picked(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, mode="interleaved")
+        picked(session, trial, "ann", first="challenger", choice=0)
+        picked(session, trial, "ben", first="champion", choice=1)
+        picked(session, trial, "cal", first="champion", choice=0)
+        picked(session, trial, "cal", first="challenger", choice=0)
+        answered(session, trial, "dan", "challenger")  # picked nothing
+        picks, shown_first = user_picks(session, trial)
+    assert picks == Preferences(wins=2, losses=1)
+    assert shown_first == {"champion": 2, "challenger": 3}
+    look_at_running(database, alias="flywheel")
+    _, seen = state_and_evidence(database, trial)
+    assert (seen["verdict"], seen["users"]["challenger"]) == ("HOLD", 2)
+
+
+def test_shadows_are_compared_with_the_answers_to_the_same_questions_and_by_reviewers(database: Database) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, mode="shadow")
+        for number in range(40):
+            row = answered(session, trial, f"user-{number}", arm=None)
+            pair = made_pair(session, row, "I do not know.", adapter="lora-1")
+            if number < 3:
+                challenger_is = "b" if pair.a_candidate is None else "a"
+                judge(session, pair, reviewer="rita", verdict=challenger_is if number else "ab".strip(challenger_is))
+        users, judged = shadowed(session, trial)
+    assert judged == Preferences(wins=2, losses=1)
+    assert {(user.arm, user.refused) for user in users} == {("champion", 0.0), ("challenger", 1.0)}
+    assert look_at_running(database, alias="flywheel") is True  # a challenger that only refuses is not shadowed on
+    state, seen = state_and_evidence(database, trial)
+    assert (state, seen["verdict"]) == ("stopped", "ROLLBACK")
+    assert "refusals" in seen["sentence"]

@@ -10,7 +10,7 @@ from sqlmodel import Session
 from flywheel.adapters import Adapter
 from flywheel.database import writing
 from flywheel.errors import UnavailableError
-from flywheel.experiments import Experiment, arm_of
+from flywheel.experiments import Experiment
 from flywheel.promotions import Approval, live_adapter, promote, roll_back
 from flywheel.settings import Settings, load_settings
 from serving.engine import Engine, EnginePool
@@ -89,10 +89,52 @@ def test_users_are_split_by_their_names_once_every_replica_is_ready_for_both_arm
         standings.mark_all("identity-1", "lora-1")
         for user in USERS:
             target = standings.live.target(name, unit=user)
-            assert target.arm == arm_of(trial, user)
+            assert target.arm == trial.assignment().arm_of(user)
             assert target.adapter == (trial.challenger if target.arm == "challenger" else trial.champion)
             assert target.experiment_id == trial.id
         assert standings.adapters_of(name) == {"identity-1", "lora-1"}
+
+
+def test_users_who_are_held_out_stay_with_the_base_model_and_out_of_experiments(
+    database: Database, tmp_path: Path
+) -> None:
+    standings = Standings(load_settings(home=tmp_path, serving={"holdout_share": 0.3}), database)
+    with writing(database) as session:
+        promoted(session, made_experiment(session, verdict="SHIP"))
+        made_experiment(session, champion="lora-1", challenger=made_adapter(session, "lora-2").name)
+    standings.refresh()
+    standings.mark_all("identity-1", "lora-1", "lora-2")
+    targets = [standings.live.target("flywheel", unit=f"user-{number}") for number in range(1000)]
+    held_out = [target for target in targets if target.arm == "holdout"]
+    assert 250 < len(held_out) < 350
+    assert {(target.adapter, target.experiment_id) for target in held_out} == {("identity-1", None)}
+    others = {(target.adapter, target.arm) for target in targets if target not in held_out}
+    assert others == {("lora-1", "champion"), ("lora-2", "challenger")}
+
+
+def test_a_shadow_changes_nobodys_answer_and_asks_the_challenger_about_its_share(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_experiment(session, mode="shadow", traffic_share=0.25)
+    standings.refresh()
+    standings.mark_all("identity-1", "lora-1")
+    targets = [standings.live.target("flywheel", unit=f"user-{number}") for number in range(1000)]
+    assert {(target.adapter, target.arm) for target in targets} == {("identity-1", None)}
+    shadowed = [target for target in targets if target.shadow == "lora-1"]
+    assert 200 < len(shadowed) < 300
+    standings.mark_all("identity-1")
+    assert {standings.live.target("flywheel", unit=f"user-{number}").shadow for number in range(100)} == {None}
+
+
+def test_both_answers_are_shown_only_to_those_who_can_pick(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_experiment(session, mode="interleaved", traffic_share=0.9)
+    standings.refresh()
+    standings.mark_all("identity-1", "lora-1")
+    users = [f"user-{number}" for number in range(200)]
+    assert {standings.live.target("flywheel", unit=user).beside for user in users} == {None}
+    picking = [standings.live.target("flywheel", unit=user, picks=True) for user in users]
+    assert {target.adapter for target in picking} == {"identity-1"}
+    assert 160 < sum(target.beside == "lora-1" for target in picking) < 195
 
 
 def test_nobody_is_split_while_one_replica_in_service_lacks_the_challenger(standings: Standings) -> None:

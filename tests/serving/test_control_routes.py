@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine as Database
 
 from flywheel.database import writing
-from flywheel.experiments import Experiment, arm_of, record_evidence
+from flywheel.experiments import Experiment, record_evidence
 from flywheel.interactions import interaction
 from tests.conftest import Served, wait_until
 from tests.made_adapters import trained_adapter
@@ -94,7 +94,7 @@ def test_from_challenge_to_promotion_to_rollback_and_forward(api: httpx.Client, 
     for user in users:
         answer = chat(api, user)
         arms[user] = answer.headers["x-flywheel-arm"]
-        assert arms[user] == arm_of(unstored_experiment(salt=opened["id"], traffic_share=0.5), user)
+        assert arms[user] == unstored_experiment(salt=opened["id"]).assignment().arm_of(user)
         expected = challenger if arms[user] == "challenger" else champion
         assert answer.headers["x-flywheel-adapter"] == expected == answer.json()["system_fingerprint"]
         post(api, "/v1/feedback", completion_id=answer.json()["id"], value=arms[user] == "challenger", user=user)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from flywheel.database import now
 from flywheel.experiments import CHALLENGER, CHAMPION
 from serving.verdict import LOOKS, UserCounts, look
 from tests.made_records import unstored_experiment
@@ -148,3 +150,11 @@ def test_equal_arms_are_hardly_ever_rolled_back_though_looked_at_after_every_twe
                 stopped += 1
                 break
     assert stopped <= 1
+
+
+def test_nothing_ships_before_the_least_time_has_passed() -> None:
+    better = users(CHAMPION, 100, liked=0.3) + users(CHALLENGER, 100, liked=0.7)
+    for hours_ago, verdict in ((23, "HOLD"), (25, "SHIP")):
+        begun = now() - timedelta(hours=hours_ago)
+        trial = unstored_experiment(minimum_hours=24, created_at=begun, planned_effect=0.3)
+        assert look(trial, better)["verdict"] == verdict

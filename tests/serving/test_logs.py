@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import logging
 import sys
 
@@ -9,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from serving.logs import JsonLines
+from serving.logs import GATHER_SECONDS, Gathered, JsonLines
 from tests.conftest import Served
 
 SECRET_WORDS = "the aubergine is in the lighthouse"
@@ -56,3 +58,61 @@ def test_an_exception_is_in_its_line() -> None:
     line = orjson.loads(JsonLines().format(record))
     assert line["message"] == "failed r1"
     assert "ValueError: broken" in line["exception"]
+
+
+class Writes(io.StringIO):
+    """A stream that counts when it is flushed."""
+
+    flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def gathering() -> tuple[logging.Logger, Writes]:
+    stream = Writes()
+    logger = logging.getLogger("tests.gathering")
+    logger.handlers = [Gathered(stream)]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    return logger, stream
+
+
+def test_lines_of_a_moment_are_written_together() -> None:
+    async def run() -> None:
+        logger, stream = gathering()
+        for number in range(20):
+            logger.info("line %d", number)
+        assert stream.flushed == 0
+        await asyncio.sleep(3 * GATHER_SECONDS)
+        assert stream.flushed == 1
+        assert [orjson.loads(line)["message"] for line in stream.getvalue().splitlines()] == [
+            f"line {number}" for number in range(20)
+        ]
+
+    asyncio.run(run())
+
+
+def test_a_warning_is_written_at_once_with_all_before_it() -> None:
+    async def run() -> None:
+        logger, stream = gathering()
+        logger.info("before")
+        logger.warning("now")
+        assert stream.flushed == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_said_before_the_loop_runs_is_written_at_once() -> None:
+    logger, stream = gathering()
+    logger.info("starting")
+    assert stream.flushed == 1
+
+
+def test_a_line_that_cannot_be_formatted_ends_no_request(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        logger, _ = gathering()
+        logger.info("needs %d", "a number")
+        assert "Logging error" in capsys.readouterr().err
+
+    asyncio.run(run())

@@ -23,7 +23,7 @@ PASSAGES = [
 
 def turn(*, usage: bool = False, passages: list[Passage] | None = None) -> Turn:
     view = ChatBody("flywheel", [], stream=True, stream_options=StreamOptions(usage))
-    target = Target("flywheel", "lora-1", None, None, None, True)
+    target = Target("flywheel", "lora-1", None, routed=True)
     return Turn("r", "default", view, target, None, "c", "c", {}, [], passages=passages or [])
 
 

@@ -1,0 +1,64 @@
+"""One write to the socket for what an answer says in one go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from serving.http import Joined
+
+
+class Kept:
+    """A transport that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.told
+
+
+async def joined() -> tuple[Any, Kept]:
+    kept = Kept()
+    return Joined(cast(Any, kept), asyncio.get_running_loop()), kept
+
+
+def test_what_is_written_without_a_wait_leaves_together() -> None:
+    async def run() -> None:
+        transport, kept = await joined()
+        transport.write(b"head")
+        transport.write(b"body")
+        assert kept.told == []
+        await asyncio.sleep(0)
+        assert kept.told == [b"headbody"]
+
+    asyncio.run(run())
+
+
+def test_words_between_which_others_had_their_turn_leave_one_by_one() -> None:
+    async def run() -> None:
+        transport, kept = await joined()
+        for word in (b"one", b"two"):
+            transport.write(word)
+            await asyncio.sleep(0)
+        assert kept.told == [b"one", b"two"]
+
+    asyncio.run(run())
+
+
+def test_closing_sends_what_waits_first() -> None:
+    async def run() -> None:
+        transport, kept = await joined()
+        transport.write(b"last words")
+        transport.close()
+        await asyncio.sleep(0)
+        assert kept.told == [b"last words", "closed"]
+        assert transport.is_closing()  # everything else is the transport's own
+
+    asyncio.run(run())
