@@ -11,6 +11,7 @@ from flywheel.experiments import Experiment
 from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction
 from flywheel.keys import ApiKey
+from flywheel.leases import Lease
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
 from flywheel.runs import RunEvent, TrainingRun
@@ -30,4 +31,5 @@ RECORDS: tuple[type[SQLModel], ...] = (
     Promotion,
     AuditEntry,
     ApiKey,
+    Lease,
 )
