@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 
 WISH = re.compile(rb"chunks=(\d+)(?: delay=([\d.]+))?")
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
-loaded: set[str] = set()
 
 
 class Chat:
@@ -70,13 +69,24 @@ def event(name: dict[str, Any], choices: list[dict[str, Any]]) -> bytes:
     return b"data: " + orjson.dumps({**name, "choices": choices}) + b"\n\n"
 
 
-async def models(_request: Request) -> Response:
-    return JSONResponse({"data": [{"id": name, "parent": "base"} for name in loaded]})
+class Adapters:
+    """Which it holds, and where each was loaded from."""
 
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
 
-async def load(request: Request) -> Response:
-    loaded.add((await request.json())["lora_name"])
-    return Response("Success")
+    async def models(self, _request: Request) -> Response:
+        cards = [{"id": name, "root": root, "parent": "base"} for name, root in self.held.items()]
+        return JSONResponse({"data": cards})
+
+    async def load(self, request: Request) -> Response:
+        body = await request.json()
+        self.held[body["lora_name"]] = body["lora_path"]
+        return Response("Success")
+
+    async def unload(self, request: Request) -> Response:
+        self.held.pop((await request.json())["lora_name"], None)
+        return Response("Success")
 
 
 async def tokenize(_request: Request) -> Response:
@@ -94,11 +104,13 @@ async def health(_request: Request) -> Response:
 
 def engine_app(chats: Any) -> Starlette:
     """An engine that answers chats as told."""
+    adapters = Adapters()
     return Starlette(
         routes=[
             Route("/health", health),
-            Route("/v1/models", models),
-            Route("/v1/load_lora_adapter", load, methods=["POST"]),
+            Route("/v1/models", adapters.models),
+            Route("/v1/load_lora_adapter", adapters.load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", adapters.unload, methods=["POST"]),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
             Route("/v1/chat/completions", chats, methods=["POST"]),

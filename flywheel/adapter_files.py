@@ -9,7 +9,7 @@
 Invariant: `content_hash` covers every file's hash and the base model's, so a name never stands for other bytes; the
 manifest's remaining fields are provenance and are kept in the database too. An engine loads broken adapters without a
 word, so nothing is loaded that `verify_adapter` has not passed. What an adapter answers is not checked here: that is
-the fingerprint's part (`serving/reconcile.py`).
+the fingerprint's part (`serving/fingerprint.py`).
 """
 
 from __future__ import annotations

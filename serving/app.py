@@ -29,7 +29,7 @@ from serving.live import LiveAliases
 from serving.logs import RequestLog
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
-from serving.reconcile import reconcile_forever
+from serving.reconcile import reconcile_forever, watch_engines
 from serving.routes import (
     adapters,
     audit,
@@ -134,7 +134,7 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         tracing=_open_tracing(settings),
         tenant=settings.tenant,
     )
-    loops = [asyncio.create_task(reconcile_forever(appliance)), asyncio.create_task(watch_signals(appliance))]
+    loops = [asyncio.create_task(run(appliance)) for run in (reconcile_forever, watch_engines, watch_signals)]
     threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
     try:
         yield appliance

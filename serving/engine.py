@@ -57,12 +57,16 @@ class Engine:
         except OSError as error:
             raise UnavailableError(f"The engine at {self.url} does not answer ({error_name(error)}).") from error
 
-    async def loaded(self) -> set[str]:
-        """The names of the adapters it holds. Raises UnavailableError."""
+    async def refuses(self) -> bool:
+        """Whether nobody listens on its port. A busy engine takes the connection, or lets it wait."""
+        return await self._upstream.refuses()
+
+    async def loaded(self) -> dict[str, str]:
+        """The adapters it holds, and the folder each was loaded from. Raises UnavailableError."""
         status, answer = await self._ask("GET", "/v1/models", None, within=QUICK_SECONDS)
         if status != 200:
             raise UnavailableError(f"The engine at {self.url} does not list its adapters: {error_text(answer)}.")
-        return {card["id"] for card in answer["data"] if card.get("parent")}
+        return {card["id"]: card["root"] for card in answer["data"] if card.get("parent")}
 
     async def load(self, name: str, folder: Path) -> None:
         """Load an adapter under its name; loaded already is success. Raises UnavailableError with vLLM's words."""

@@ -21,14 +21,19 @@ from sqlalchemy import Engine as Database
 
 from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash, module_shapes
-from flywheel.database import reading
+from flywheel.database import reading, writing
 from flywheel.errors import NotFoundError, UnavailableError
 from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, running_experiment
+from flywheel.leases import ADAPTER, adapters_asked_for, take_lease
 from flywheel.promotions import live_adapter, live_promotion
 from flywheel.settings import Settings
 from flywheel.statistics.assignment import unit_interval
 from serving.counted import Counted
 from serving.engine import EnginePool
+from serving.leadership import Leadership
+
+ASKED, ASKED_SECONDS = "an operator", 600.0
+"""How long an adapter stays loaded that somebody wants to roll back to."""
 
 
 class UnknownNameError(NotFoundError):
@@ -55,6 +60,7 @@ class Standing:
     previous: str | None = None
     identity: str | None = None
     experiment: Assignment | None = None
+    asked_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class Watch:
     """Ticks in a row in which it did not answer."""
     troubles: dict[str, str] = field(default_factory=dict)
     """{adapter: why it is not ready}; the empty name stands for the engine itself."""
-    ours: set[str] = field(default_factory=set)
-    """The adapters that this process had it load, from this appliance's own folder."""
+    unwanted_since: dict[str, float] = field(default_factory=dict)
+    """{adapter that it holds: monotonic time since when nobody wants it}."""
     rest_until: dict[str, float] = field(default_factory=dict)
     """{adapter: monotonic time before which it is not tried again}."""
 
@@ -122,9 +128,9 @@ class LiveAliases:
         self.standing = Standing()
         self.base_model: BaseModel | None = None
         self.watches = {engine.url: Watch() for engine in engines.engines}
+        self.leadership = Leadership(database, tick_seconds=settings.serving.reconcile_seconds)
         self._database = database
         self._engines = engines
-        self._asked_for: str | None = None
         self._in_flight: Counter[str] = Counter()
         self._refreshing = asyncio.Lock()
 
@@ -159,12 +165,13 @@ class LiveAliases:
         """
         standing, experiment = self.standing, self.standing.experiment
         arms = [experiment.champion, experiment.challenger] if experiment else []
-        names = [standing.champion, standing.identity, *arms, self._asked_for, standing.previous]
+        names = [standing.champion, standing.identity, *arms, *standing.asked_for, standing.previous]
         return list(dict.fromkeys(name for name in names if name is not None))[: self.settings.engine.max_loras]
 
     def ask_for(self, adapter: str) -> None:
-        """Have an adapter loaded that the records alone do not call for: one that is to be rolled back to."""
-        self._asked_for = adapter
+        """Have an adapter loaded that the records alone do not call for: one that is to be rolled back to. Blocks."""
+        with writing(self._database) as session:
+            take_lease(session, name=ADAPTER + adapter, holder=ASKED, seconds=ASKED_SECONDS)
 
     def _both_arms_ready(self) -> bool:
         experiment, champion = self.standing.experiment, self.standing.champion
@@ -224,4 +231,5 @@ def read_standing(database: Database, settings: Settings, base_model: BaseModel)
             previous=row.previous if row and promoted else None,
             identity=identity.name if identity else None,
             experiment=running.assignment() if running else None,
+            asked_for=tuple(adapters_asked_for(session)),
         )

@@ -1,17 +1,23 @@
 """Makes the engines match the database, at boot and every few seconds.
 
-For each replica: alive? which adapters does it hold? Then, for each wanted adapter that it is not ready for: verify the
-files → load → warm → compare the fingerprint → mark ready. What is wanted no longer loses its mark in one tick and is
-unloaded in a later one, once no request speaks through it. Every step can be repeated, so dying between two of them
-costs a tick, nothing else.
+For each replica: alive? which adapters does it hold, loaded from which folder? Then, for each wanted adapter that it is
+not ready for: verify the files → load → warm → compare the fingerprint → mark ready. Every step can be repeated, so
+dying between two of them costs a tick, nothing else. Between the ticks `watch_engines` takes an engine that died out
+of service.
 
-Invariants: an engine is asked to load only files that `verify_adapter` has passed, answers from none that this process
-did not have it load (files that vanish under an engine kill it), and never holds more than `engine.max_loras` through
-us; an adapter is marked ready only after it gave the log-probabilities that were recorded
-when it was made (a trained one: by the trainer; the identity adapter: at its first load). A replica that forgot its
-adapters (it restarted) is not ready until they are back.
+With several servings all mark for themselves what is ready, and only the one that leads (`serving/leadership.py`)
+loads and unloads. What is wanted no longer loses its mark in one tick; it is unloaded after nobody has wanted it for
+`DRAIN_SECONDS`, when every serving has long read the same from the database and what it had sent before has reached
+the engine (vLLM finishes a request whose adapter is unloaded meanwhile). A new leader counts that time from its own
+start.
 
-Not covered: starting or restarting engines (`flywheel up`), and several servings with one set of engines.
+Invariants: an engine is asked to load only files that `verify_adapter` has passed; it answers from none that were
+loaded from elsewhere than this appliance's own folder (files that vanish under an engine kill it); no more than
+`engine.max_loras` adapters are wanted, and it never holds more than `engine.max_cpu_loras`, those that drain included,
+through us. An adapter is marked ready only after it gave the log-probabilities that were recorded when it was made. A
+replica that forgot its adapters (it restarted) is not ready until they are back.
+
+Not covered: starting or restarting engines (`flywheel up`), and two appliances with one set of engines.
 """
 
 from __future__ import annotations
@@ -21,56 +27,57 @@ import logging
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine as Database
 
 from flywheel.adapter_files import publish_adapter, verify_adapter
-from flywheel.adapters import Adapter, adapter, identity_adapter
-from flywheel.database import now, reading, writing
+from flywheel.adapters import Adapter, identity_adapter
+from flywheel.database import now, writing
 from flywheel.errors import FlywheelError, UnavailableError, UserError
 from flywheel.identity_adapter import write_identity_adapter
 from flywheel.settings import Settings
 from serving.engine import Engine
 from serving.evidence import look_at_running
-from serving.live import BaseModel, LiveAliases, Watch
+from serving.fingerprint import check_fingerprint
+from serving.live import BaseModel, Watch
 
 if TYPE_CHECKING:
     from serving.appliance import Appliance
 
 log = logging.getLogger(__name__)
 
-FINGERPRINT_NATS = 0.15
-"""Largest mean absolute difference of the probes' log-probabilities, in nats per token, over all probes together.
-
-An engine in bfloat16 against a trainer in float32 differs by .02 to .05 on the starter (single probes by up to .09);
-the same engine, alone or in a batch, by 0; an adapter that changes answers clearly is .3 and more away from another.
-"""
 REST_SECONDS = 15.0
 """How long an adapter that failed its checks is left alone on that engine."""
+DRAIN_SECONDS = 30.0
+"""How long an adapter stays loaded that nobody wants any more; or ten ticks, where those take longer."""
 LOOK_SHARE = 20
 """A look at a large experiment takes its time; the next one waits this many times as long."""
 MISSES = 2
 """Ticks in a row without an answer after which an engine is out of service: one may just be a busy machine."""
-PROBE_TEXTS = (
-    "The quick brown fox jumps over the lazy dog, and then it does so once more.",
-    "How do I change my password? Open the settings, choose security, and follow the steps.",
-    "1, 2, 3, 4, 5: numbers, punctuation; and (some) brackets.",
-)
+WATCH_SECONDS = 0.4
+"""How often it is tried whether an engine's port still takes connections. One that refuses is dead, not busy."""
 WARM_UP = [{"role": "user", "content": "Hello"}]
 
 
 async def reconcile_forever(appliance: Appliance) -> None:
-    """Reconcile and look at the running experiment until cancelled."""
-    settings = appliance.settings.serving
+    """Reconcile and, as the leader, look at the running experiment until cancelled; then let another one lead."""
+    try:
+        await _reconcile_and_look(appliance)
+    finally:
+        await asyncio.to_thread(appliance.live.leadership.close)
+
+
+async def _reconcile_and_look(appliance: Appliance) -> None:
+    settings, live = appliance.settings.serving, appliance.live
     next_look = time.monotonic()
     while True:
         try:
             await reconcile_once(appliance)
-            if time.monotonic() >= next_look:
+            if live.leadership.held and time.monotonic() >= next_look:
                 begun = time.monotonic()
                 if await asyncio.to_thread(look_at_running, appliance.database, alias=settings.alias):
-                    await appliance.live.refresh()  # the experiment was stopped
+                    await live.refresh()  # the experiment was stopped
                 took = time.monotonic() - begun
                 next_look = time.monotonic() + max(settings.look_seconds, LOOK_SHARE * took)
         except Exception as error:  # noqa: BLE001  one bad tick must not end the loop
@@ -78,12 +85,25 @@ async def reconcile_forever(appliance: Appliance) -> None:
         await asyncio.sleep(settings.reconcile_seconds)
 
 
+async def watch_engines(appliance: Appliance) -> None:
+    """Take engines whose port refuses connections out of service, until cancelled."""
+    await asyncio.gather(*(_watch_engine(appliance, engine) for engine in appliance.engines.engines))
+
+
+async def _watch_engine(appliance: Appliance, engine: Engine) -> None:
+    while True:
+        if await engine.refuses():
+            _take_out(appliance, engine)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
 async def reconcile_once(appliance: Appliance) -> None:
     """One tick over all engines. Trouble with one engine or adapter is noted and leaves the others alone."""
     live = appliance.live
     await live.refresh()
-    identity = live.standing.identity
-    if live.base_model is not None and not (identity and (appliance.settings.adapters_folder / identity).is_dir()):
+    leads, identity = await live.leadership.renewed(), live.standing.identity
+    lost = not (identity and (appliance.settings.adapters_folder / identity).is_dir())
+    if leads and lost and live.base_model is not None:
         await asyncio.to_thread(publish_identity, appliance.database, appliance.settings, live.base_model)
         await live.refresh()
     ticks = [_reconcile_engine(appliance, engine) for engine in appliance.engines.engines]
@@ -122,71 +142,79 @@ def publish_identity(database: Database, settings: Settings, base_model: BaseMod
 
 async def _reconcile_engine(appliance: Appliance, engine: Engine) -> None:
     pool, live = appliance.engines, appliance.live
-    wanted, watch = live.wanted(), live.watches[engine.url]
-    loaded = await _loaded(engine)
-    if loaded is None:
-        watch.misses += 1
+    watch = live.watches[engine.url]
+    held = await _held(engine)
+    if held is None:
+        watch.misses = MISSES if await engine.refuses() else watch.misses + 1
         if watch.misses >= MISSES:
-            pool.mark(engine, set())
-            watch.rest_until.clear()  # it will come back empty, and deserves a fresh try
-            watch.ours.clear()
-            _note(watch, engine, "", "does not answer")
+            _take_out(appliance, engine)
         return
     watch.misses = 0
     _note(watch, engine, "", None)
-    marked = pool.ready_for(engine) & loaded
-    ready = set(wanted) & marked
-    pool.mark(engine, ready)
-    loaded -= await _unload_idle(live, engine, loaded - set(wanted) - marked)
+    wanted, folder = live.wanted(), appliance.settings.adapters_folder
+    ours = {name for name, root in held.items() if root == str(folder / name)}
+    pool.mark(engine, pool.ready_for(engine) & ours & set(wanted))
     for name in set(watch.troubles) - {"", *wanted}:
         _note(watch, engine, name, None)
+    for name in _drained(appliance, watch, set(held) - set(wanted), ours=ours):
+        await _unload(appliance, engine, name, held=held)
     for name in wanted:
-        if name not in ready and await _made_ready(appliance, engine, name, loaded=loaded):
-            ready.add(name)
-            loaded.add(name)
-    pool.mark(engine, ready)
+        if name not in pool.ready_for(engine) and watch.rest_until.get(name, 0) <= time.monotonic():
+            await _make_ready(appliance, engine, name, held=held)
 
 
-async def _loaded(engine: Engine) -> set[str] | None:
-    """The adapters an engine holds; None when it does not answer."""
+async def _held(engine: Engine) -> dict[str, str] | None:
+    """The adapters an engine holds, and the folders they were loaded from; None when it does not answer."""
     try:
         return await engine.loaded() if await engine.healthy() else None
     except UnavailableError:
         return None
 
 
-async def _unload_idle(live: LiveAliases, engine: Engine, names: set[str]) -> set[str]:
-    idle = {name for name in names if live.in_flight(name) == 0}
-    for name in sorted(idle):
-        try:
-            await engine.unload(name)
-        except UnavailableError as error:
-            _note(live.watches[engine.url], engine, name, str(error))
-            return set()
-        log.info("reconcile: unloaded %s from %s", name, engine.url)
-    return idle
-
-
-async def _made_ready(appliance: Appliance, engine: Engine, name: str, *, loaded: set[str]) -> bool:
+def _take_out(appliance: Appliance, engine: Engine) -> None:
     watch = appliance.live.watches[engine.url]
-    if watch.rest_until.get(name, 0) > time.monotonic():
-        return False
-    if name not in loaded and len(loaded) >= appliance.settings.engine.max_loras:
-        _note(watch, engine, name, "waits for a free place on the engine (engine.max_loras)")
-        return False
+    appliance.engines.mark(engine, set())
+    watch.misses = MISSES
+    watch.rest_until.clear()  # it will come back empty, and deserves a fresh try
+    _note(watch, engine, "", "does not answer")
+
+
+def _drained(appliance: Appliance, watch: Watch, unwanted: set[str], *, ours: set[str]) -> list[str]:
+    """What may be unloaded now."""
+    moment = time.monotonic()
+    watch.unwanted_since = {name: watch.unwanted_since.get(name, moment) for name in unwanted}
+    drain = max(DRAIN_SECONDS, 10 * appliance.settings.serving.reconcile_seconds)
+    return sorted(
+        name
+        for name, since in watch.unwanted_since.items()
+        if name not in ours or (moment - since >= drain and appliance.live.in_flight(name) == 0)
+    )
+
+
+async def _unload(appliance: Appliance, engine: Engine, name: str, *, held: dict[str, str]) -> None:
+    if not await appliance.live.leadership.renewed():
+        return
     try:
-        if name in loaded - watch.ours:
-            await engine.unload(name)  # whoever loaded it may have used other files, and may take them away
-        await _prepare(appliance, engine, name, load=name not in loaded & watch.ours)
+        await engine.unload(name)
+    except UnavailableError as error:
+        _note(appliance.live.watches[engine.url], engine, name, str(error))
+        return
+    del held[name]
+    log.info("reconcile: unloaded %s from %s", name, engine.url)
+
+
+async def _make_ready(appliance: Appliance, engine: Engine, name: str, *, held: dict[str, str]) -> None:
+    pool, watch = appliance.engines, appliance.live.watches[engine.url]
+    try:
+        await _prepare(appliance, engine, name, held=held)
     except FlywheelError as error:
         if isinstance(error, UserError):  # the adapter's fault, not the engine's
             watch.rest_until[name] = time.monotonic() + REST_SECONDS
         _note(watch, engine, name, str(error))
-        return False
-    watch.ours.add(name)
+        return
+    pool.mark(engine, pool.ready_for(engine) | {name})
     _note(watch, engine, name, None)
     log.info("reconcile: %s is ready on %s", name, engine.url)
-    return True
 
 
 def _note(watch: Watch, engine: Engine, adapter: str, trouble: str | None) -> None:
@@ -194,71 +222,35 @@ def _note(watch: Watch, engine: Engine, adapter: str, trouble: str | None) -> No
         log.warning("reconcile: %s %s: %s", engine.url, adapter, trouble)
 
 
-async def _prepare(appliance: Appliance, engine: Engine, name: str, *, load: bool) -> None:
-    settings, base_model = appliance.settings, appliance.live.base_model
-    if base_model is None:
+async def _prepare(appliance: Appliance, engine: Engine, name: str, *, held: dict[str, str]) -> None:
+    settings, live = appliance.settings, appliance.live
+    if live.base_model is None:
         raise UnavailableError("The base model has not been read yet.")
     folder = settings.adapters_folder / name
     await asyncio.to_thread(
         verify_adapter,
         folder,
-        base_model_hash=base_model.hash,
+        base_model_hash=live.base_model.hash,
         max_rank=settings.engine.max_lora_rank,
-        shapes=base_model.shapes,
+        shapes=live.base_model.shapes,
     )
-    if load:
-        await engine.load(name, folder)
+    leads = await live.leadership.renewed()
+    if held.get(name) != str(folder):
+        if not leads:
+            raise UnavailableError("waits for the serving that leads to load it")
+        await _load(engine, name, folder, held=held, places=settings.engine.max_cpu_loras)
     await engine.complete({"model": name, "messages": WARM_UP, "max_tokens": 4, "temperature": 0})
     try:
-        await _check_fingerprint(appliance.database, engine, name)
+        await check_fingerprint(appliance.database, engine, name, record=leads)
     except UserError:
-        await engine.unload(name)
+        await _unload(appliance, engine, name, held=held)
         raise
 
 
-async def _check_fingerprint(database: Database, engine: Engine, name: str) -> None:
-    probes, trained = await asyncio.to_thread(_probes_of, database, name)
-    if trained and not probes:
-        raise UserError(
-            f"Adapter {name} has no probes in its manifest, so nobody can tell that it is itself. Train anew."
-        )
-    if not probes:
-        made = [await engine.tokenize(text) for text in PROBE_TEXTS]
-        probes = [{"token_ids": ids, "log_probs": await engine.score(name, ids)} for ids in made]
-        await asyncio.to_thread(_keep_probes, database, name, probes)
-        return
-    found = [await engine.score(name, probe["token_ids"]) for probe in probes]
-    distance = mean_distance(found, [probe["log_probs"] for probe in probes])
-    if not distance <= FINGERPRINT_NATS:  # also when it is NaN
-        raise UserError(
-            f"Adapter {name} does not answer on {engine.url} as it did when it was made: its probes are off by "
-            f"{distance:.3f} nats per token (at most {FINGERPRINT_NATS}). Compare the engine's base model with "
-            "settings.base_model, and restart the engine."
-        )
-
-
-def mean_distance(found: list[list[float]], expected: list[list[float]]) -> float:
-    """Mean absolute difference per token of two lists of probes; infinite when their lengths differ."""
-    if [len(probe) for probe in found] != [len(probe) for probe in expected] or not any(expected):
-        return float("inf")
-    gaps = [
-        abs(one - other)
-        for mine, theirs in zip(found, expected, strict=True)
-        for one, other in zip(mine, theirs, strict=True)
-    ]
-    return sum(gaps) / len(gaps)
-
-
-def _probes_of(database: Database, name: str) -> tuple[list[dict[str, Any]], bool]:
-    """What was recorded, and whether a trainer ought to have recorded something."""
-    with reading(database) as session:
-        record = adapter(session, name)
-    return list(record.manifest.get("probes") or []), record.run_id is not None
-
-
-def _keep_probes(database: Database, name: str, probes: list[dict[str, Any]]) -> None:
-    with writing(database) as session:
-        record = adapter(session, name)
-        if record.run_id is None and not record.manifest.get("probes"):
-            record.manifest = {**record.manifest, "probes": probes}
-            session.add(record)
+async def _load(engine: Engine, name: str, folder: Path, *, held: dict[str, str], places: int) -> None:
+    if name in held:
+        await engine.unload(name)  # whoever loaded it used other files, and may take them away
+    elif len(held) >= places:
+        raise UnavailableError("waits for a free place on the engine (engine.max_cpu_loras)")
+    await engine.load(name, folder)
+    held[name] = str(folder)

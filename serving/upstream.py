@@ -9,6 +9,7 @@ say.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import Mapping
@@ -65,6 +66,20 @@ class Upstream:
             self._idle.append(connection)
         else:
             connection.abort()
+
+    async def refuses(self) -> bool:
+        """Whether a new connection is refused."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, _ = await asyncio.get_running_loop().create_connection(
+                    asyncio.Protocol, self._host, self._port
+                )
+        except TimeoutError:
+            return False
+        except OSError as error:  # of a host with several addresses: one error that names each of theirs
+            return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+        transport.abort()
+        return False
 
     def close(self) -> None:
         """Close what is idle."""

@@ -55,8 +55,7 @@ class Control:
         return asyncio.run(run())
 
     def loaded(self) -> set[str]:
-        found: set[str] = self.in_a_loop(self.pool.engines[0].loaded)
-        return found
+        return set(self.in_a_loop(self.pool.engines[0].loaded))
 
     def ready(self, place: int = 0) -> set[str]:
         return set(self.pool.ready_for(self.pool.engines[place]))

@@ -33,6 +33,14 @@ router = APIRouter(tags=["promotions"])
 Holder = Annotated[Appliance, Depends(appliance_of)]
 
 
+class NotLoadedError(UnavailableError):
+    """The adapter to be rolled back to is not ready everywhere."""
+
+    def __init__(self, message: str, adapter: str) -> None:
+        super().__init__(message)
+        self.adapter = adapter
+
+
 class PromotionBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     act: Literal["promote", "reject", "roll_back"]
@@ -51,7 +59,11 @@ class PromotionBody(BaseModel):
 @router.post("/v1/promotions")
 async def decide(body: PromotionBody, appliance: Holder) -> dict[str, Any]:
     """Promote, reject or roll back. 412 with `error.missing` when a promotion lacks something."""
-    row = await asyncio.to_thread(_act, appliance, body)
+    try:
+        row = await asyncio.to_thread(_act, appliance, body)
+    except NotLoadedError as error:
+        await asyncio.to_thread(appliance.live.ask_for, error.adapter)
+        raise
     await appliance.live.refresh()
     return row.model_dump(exclude={"evidence"})
 
@@ -115,8 +127,7 @@ def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, l
     )
     not_ready = appliance.live.not_ready(target.name)
     if not_ready:
-        appliance.live.ask_for(target.name)
-        raise UnavailableError(
-            f"Not rolled back yet: {'; '.join(not_ready)}. It is being loaded: try again in a moment."
+        raise NotLoadedError(
+            f"Not rolled back yet: {'; '.join(not_ready)}. It is being loaded: try again in a moment.", target.name
         )
     return row

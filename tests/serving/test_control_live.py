@@ -199,7 +199,19 @@ def test_no_more_adapters_are_wanted_than_engines_have_places_for(database: Data
     standings.refresh()
     assert standings.live.wanted() == ["l2", "identity-1", "l3"]
     standings.live.ask_for("l0")
+    standings.refresh()
     assert standings.live.wanted() == ["l2", "identity-1", "l3"]
+
+
+def test_an_adapter_that_one_serving_was_asked_to_roll_back_to_is_wanted_by_all(
+    standings: Standings, database: Database, tmp_path: Path
+) -> None:
+    with writing(database) as session:
+        made_adapter(session, "identity-1")
+    standings.live.ask_for("lora-0")
+    another = Standings(load_settings(home=tmp_path), database)
+    another.refresh()
+    assert another.live.wanted() == ["identity-1", "lora-0"]
 
 
 def test_requests_in_flight_are_counted_also_when_they_fail(standings: Standings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.reconcile import mean_distance
+from serving.fingerprint import mean_distance
 
 
 def test_the_distance_of_probes_is_a_mean_and_infinite_for_lists_that_do_not_match() -> None:

@@ -1,0 +1,72 @@
+"""Leadership: of all servings that share a database, the one that changes the engines. The others observe.
+
+The leader loads and unloads adapters, publishes the identity adapter, and looks at the experiment. It holds the lease
+`engines` and asks for it anew before each change; when it dies, another serving has the lease after `LEASE_SECONDS`.
+A clean stop lets go of it at once.
+
+Not covered: a leader whose whole machine stands still between asking and acting. What it may then do late is repeatable
+(a load) or concerns what nobody has wanted for long (an unload).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import SQLAlchemyError
+
+from flywheel.database import new_id, writing
+from flywheel.leases import ENGINES, release_lease, take_lease
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 5.0
+
+
+class Leadership:
+    """This serving's claim to lead."""
+
+    def __init__(self, database: Database, *, tick_seconds: float) -> None:
+        self.holder = new_id("serving")
+        self._database = database
+        self._seconds = max(LEASE_SECONDS, 2.5 * tick_seconds)
+        self._until = 0.0
+        self._closed = False
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def held(self) -> bool:
+        """Whether it leads, by the last answer of the database."""
+        return time.monotonic() < self._until
+
+    async def renewed(self) -> bool:
+        """Whether it leads now; asks the database when half of the lease is over."""
+        if self._until - time.monotonic() > self._seconds / 2:
+            return True
+        return await asyncio.to_thread(self._renew)
+
+    def _renew(self) -> bool:
+        with self._one_at_a_time:
+            if self._closed:
+                return False
+            led, asked = self.held, time.monotonic()
+            try:
+                with writing(self._database) as session:
+                    leads = take_lease(session, name=ENGINES, holder=self.holder, seconds=self._seconds)
+            except SQLAlchemyError as error:  # a full disk, say: it leads as long as nobody else can
+                log.warning("leadership: the lease cannot be renewed: %s", str(error).splitlines()[0])
+                return self.held
+            self._until = asked + self._seconds if leads else 0.0
+        if led != leads:
+            log.info("leadership: %s %s", self.holder, "leads" if leads else "observes")
+        return leads
+
+    def close(self) -> None:
+        """Let go, for good."""
+        with self._one_at_a_time:
+            self._closed, self._until = True, 0.0
+            with writing(self._database) as session:
+                release_lease(session, name=ENGINES, holder=self.holder)
