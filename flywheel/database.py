@@ -99,6 +99,12 @@ def open_database(url: str, *, checkpoints: bool = True) -> Engine:
     return engine
 
 
+def database_exists(url: str) -> bool:
+    """Whether there is a SQLite file at `url`; of a server this is not asked."""
+    parsed = _database_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
 def _database_url(text: str) -> URL:
     try:
         url = make_url(text)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from flywheel.database import open_database, writing
+from flywheel.database import database_exists, open_database, writing
 from flywheel.errors import UserError
 from flywheel.keys import create_local_key, remove_local_key
 from flywheel.settings import Settings
@@ -30,7 +28,7 @@ def local_key(settings: Settings) -> Iterator[str]:
         yield settings.api_key.get_secret_value() if settings.api_key else ""
         return
     url = settings.resolved_database_url
-    if url.startswith("sqlite") and not _exists(url):
+    if not database_exists(url):
         yield ""
         return
     database = open_database(url, checkpoints=False)
@@ -48,8 +46,3 @@ def local_key(settings: Settings) -> Iterator[str]:
         with writing(database) as session:
             remove_local_key(session, key.id)
         database.dispose()
-
-
-def _exists(url: str) -> bool:
-    file = make_url(url).database
-    return bool(file) and Path(str(file)).exists()

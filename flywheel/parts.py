@@ -6,12 +6,18 @@ PACKAGE`.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from flywheel.base_model import resolve_base_model
+from flywheel.boot_adapters import boot_adapters
 from flywheel.processes import Part
 from flywheel.settings import Settings
 
@@ -28,6 +34,8 @@ CPU_ENGINE_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_T
 ENGINE_MODEL_NAME = "base"
 """The bare base model's name in the engine. Nobody asks for it: "no adapter" is the identity adapter."""
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def cpu_engine_installed() -> bool:
     """Whether the engine of this environment is vLLM's CPU build."""
@@ -37,9 +45,14 @@ def cpu_engine_installed() -> bool:
         return False
 
 
-def engine_command(settings: Settings, *, cpu: bool) -> list[str]:
-    """How vLLM is started, on a CPU or else on GPUs; the operator's own arguments come last and so prevail."""
-    engine, address = settings.engine, urlsplit(settings.engine.urls[0])
+def engine_command(
+    settings: Settings, *, cpu: bool, url: str | None = None, adapters: Sequence[Path] = ()
+) -> list[str]:
+    """How vLLM is started at `url` (the first one), on a CPU or else on GPUs, holding `adapters` from the first moment.
+
+    The operator's own arguments come last and so prevail.
+    """
+    engine, address = settings.engine, urlsplit(url or settings.engine.urls[0])
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(resolve_base_model(settings.base_model_path)), "--served-model-name", ENGINE_MODEL_NAME]
     command += ["--host", address.hostname or "127.0.0.1", "--port", str(address.port or 8100)]
@@ -50,7 +63,15 @@ def engine_command(settings: Settings, *, cpu: bool) -> list[str]:
     dtype = engine.dtype or ("float32" if cpu and settings.base_model == "starter" else None)
     command += ["--dtype", dtype] if dtype else []
     command += ["--distributed-executor-backend", "uni"] if cpu else []
+    boot = [json.dumps({"name": folder.name, "path": str(folder)}) for folder in adapters]
+    command += ["--lora-modules", *boot] if boot else []
     return command + engine.arguments
+
+
+def local_engines(settings: Settings) -> list[str]:
+    """The URLs at which `flywheel up` starts engines: those on this machine's loopback address."""
+    urls = settings.engine.urls if settings.engine.start else []
+    return [url for url in urls if urlsplit(url).hostname in LOOPBACK]
 
 
 def engine_environment(settings: Settings, *, cpu: bool) -> dict[str, str]:
@@ -84,13 +105,26 @@ def appliance_parts(settings: Settings, *, dashboard_key: str = "") -> list[Part
             home | signed_in,
         ),
     ]
-    if settings.engine.start:
-        limit = settings.engine.start_seconds
-        parts[0] = Part("api", parts[0].command, parts[0].address, "/readyz", limit + 120, home | quiet)
-        cpu = cpu_engine_installed()
-        command, environment = engine_command(settings, cpu=cpu), engine_environment(settings, cpu=cpu)
-        parts.insert(0, Part("engine", command, settings.engine.urls[0], "/health", limit, environment))
-    return parts
+    engines = _engines(settings)
+    if engines:
+        parts[0] = replace(parts[0], start_seconds=settings.engine.start_seconds + 120)
+    return engines + parts
+
+
+def _engines(settings: Settings) -> list[Part]:
+    urls, cpu = local_engines(settings), cpu_engine_installed()
+    if urls:
+        resolve_base_model(settings.base_model_path)  # what is wrong with it is said before anything is started
+
+    def command(url: str) -> list[str]:
+        """Worked out at each start: the engine begins with what is live then."""
+        return engine_command(settings, cpu=cpu, url=url, adapters=boot_adapters(settings))
+
+    environment, limit = engine_environment(settings, cpu=cpu), settings.engine.start_seconds
+    return [
+        Part(f"engine-{number}" if number > 1 else "engine", partial(command, url), url, "/health", limit, environment)
+        for number, url in enumerate(urls, 1)
+    ]
 
 
 def _module(package: str) -> list[str]:

@@ -32,7 +32,8 @@ class Part:
     """One process of the appliance and how to tell that it is healthy."""
 
     name: str
-    command: Sequence[str]
+    command: Sequence[str] | Callable[[], Sequence[str]]
+    """Or what gives it at each start."""
     address: str | None
     """What it listens on (http://host:port); None for a part that listens on nothing."""
     health_path: str = "/"
@@ -47,10 +48,10 @@ class Running:
         self.part = part
         self.log = logs / f"{part.name}.log"
         logs.mkdir(parents=True, exist_ok=True)
-        parent = os.getpid()
+        parent, command = os.getpid(), part.command() if callable(part.command) else part.command
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                list(part.command),
+                list(command),
                 env={**os.environ, **part.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

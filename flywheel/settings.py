@@ -83,7 +83,7 @@ class EngineSettings(Section):
     urls: list[str] = ["http://127.0.0.1:8100"]
     """Every replica serving speaks to."""
     start: bool = True
-    """`flywheel up` starts a local engine on the first URL's port."""
+    """`flywheel up` starts an engine for each URL on this machine's loopback address, and again when it died."""
     max_model_len: int | None = 2048
     """Tokens of prompt and answer; none takes what the base model allows."""
     max_loras: int = 4

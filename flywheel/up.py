@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,8 @@ from flywheel.settings import Settings
 RESTARTS = 5
 """Within ten minutes; a part that dies more often than that has a fault that a restart does not mend."""
 RESTART_WINDOW_SECONDS = 600.0
+WATCH_SECONDS = 0.3
+"""How often it is looked whether a part died."""
 
 
 def run_appliance(settings: Settings, console: Console) -> None:
@@ -55,8 +58,10 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _watch(supervisor: Supervisor, api: ApiClient, console: Console) -> None:
+    """Starts again what dies. The view is drawn beside it: what it asks may take seconds to answer."""
     deaths: list[float] = []
     with Live(console=console, refresh_per_second=2) as live:
+        threading.Thread(target=_show, args=(supervisor, api, live), name="view", daemon=True).start()
         while True:
             for name in supervisor.restart_dead():
                 deaths = [died for died in deaths if time.monotonic() - died < RESTART_WINDOW_SECONDS] + [
@@ -65,13 +70,18 @@ def _watch(supervisor: Supervisor, api: ApiClient, console: Console) -> None:
                 live.console.print(f"{name} died and is started again; its log is {supervisor.running[name].log}")
                 if len(deaths) > RESTARTS:
                     raise UserError(f"{name} keeps dying. The end of its log:\n{supervisor.running[name].last_words()}")
-            live.update(_view(supervisor, api))
-            time.sleep(2)
+            time.sleep(WATCH_SECONDS)
+
+
+def _show(supervisor: Supervisor, api: ApiClient, live: Live) -> None:
+    while live.is_started:
+        live.update(_view(supervisor, api))
+        time.sleep(2)
 
 
 def _view(supervisor: Supervisor, api: ApiClient) -> RenderableType:
     table = Table("part", "state", "address", "process", "memory", box=None, pad_edge=False)
-    for name, running in supervisor.running.items():
+    for name, running in list(supervisor.running.items()):
         state = Text("healthy", "green") if running.healthy else Text("starting" if running.alive else "dead", "yellow")
         table.add_row(name, state, running.part.address or "–", str(running.process.pid), _memory(running.process.pid))
     try:

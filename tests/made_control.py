@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +25,9 @@ NOWHERE = "http://127.0.0.1:9"
 class Control:
     """The control side of an appliance, without the rest; each call runs in an event loop of its own."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, engines: Sequence[Engine] = ()) -> None:
         self.settings, self.database = settings, database
-        self.pool = EnginePool([Engine(url) for url in settings.engine.urls])
+        self.pool = EnginePool(list(engines) or [Engine(url) for url in settings.engine.urls])
         self.live = LiveAliases(settings, database, self.pool)
 
     @property

@@ -119,3 +119,13 @@ def test_dead_part_is_started_again(tmp_path: Path) -> None:
         assert supervisor.restart_dead() == ["sleeper"]
         assert supervisor.running["sleeper"].alive
         assert supervisor.running["sleeper"].process.pid != first
+
+
+def test_dead_part_is_started_with_the_command_of_that_moment(tmp_path: Path) -> None:
+    commands = iter([["sleep", "60"], ["sleep", "61"]])
+    with Supervisor([Part("sleeper", lambda: next(commands), None)], logs=tmp_path) as supervisor:
+        supervisor.start()
+        os.kill(supervisor.running["sleeper"].process.pid, signal.SIGKILL)
+        supervisor.running["sleeper"].process.wait()
+        supervisor.restart_dead()
+        assert supervisor.running["sleeper"].process.args == ["sleep", "61"]
