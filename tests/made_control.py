@@ -37,12 +37,15 @@ class Control:
         assert found is not None
         return found.name
 
+    @property
+    def appliance(self) -> Any:
+        """What the loops ask of one."""
+        return SimpleNamespace(settings=self.settings, database=self.database, engines=self.pool, live=self.live)
+
     def tick(self, times: int = 1) -> None:
         async def ticks() -> None:
             for _ in range(times):
-                await reconcile_once(
-                    SimpleNamespace(settings=self.settings, database=self.database, engines=self.pool, live=self.live)  # type: ignore[arg-type]
-                )
+                await reconcile_once(self.appliance)
 
         self.in_a_loop(ticks)
 
