@@ -87,9 +87,9 @@ class EngineSettings(Section):
     max_model_len: int | None = 2048
     """Tokens of prompt and answer; none takes what the base model allows."""
     max_loras: int = 4
-    """Adapters that an engine holds at once: champion, previous champion, challenger, identity."""
+    """Adapters that answer on an engine: champion, previous champion, challenger, identity."""
     max_cpu_loras: int = 8
-    """Adapters in the engine's memory; at least `max_loras`."""
+    """Adapters in the engine's memory, those on their way out included; at least `max_loras`."""
     max_lora_rank: Annotated[Literal[8, 16, 32, 64, 128, 256], BeforeValidator(int)] = 16  # the environment gives text
     """Recipes with a higher rank are refused."""
     kv_cache_gib: int = 1
