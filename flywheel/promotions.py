@@ -2,13 +2,14 @@
 adapter.
 
 A promotion is refused unless the gate is green, the experiment's verdict is SHIP (or the operator overrides it with a
-reason), and the operator's approval names the hash of exactly the evidence that stands in the database now.
+reason), and the operator's approval names the hash of exactly the evidence that stands in the database now. Where
+`promotion.approvers` is 2, two people's approvals do, and `approve` keeps the first. A rollback is one person's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +18,21 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.adapters import Adapter, identity_adapter
+from flywheel.approvals import (
+    SHOWN,
+    barred_from_approving,
+    keep_approval,
+    missing_people,
+    same_person,
+    standing_approvals,
+)
 from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, EvidenceError, UserError
 from flywheel.experiments import Experiment, running_experiment, stop_experiment
+from flywheel.settings import PromotionSettings
+
+ONE_PERSON = PromotionSettings()
 
 
 class Promotion(SQLModel, table=True):
@@ -48,9 +60,11 @@ class Promotion(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcTime)
 
 
-def live_promotion(session: Session, *, alias: str) -> Promotion | None:
-    """The row that made the live adapter live; None while the identity adapter still serves."""
+def live_promotion(session: Session, *, alias: str, at: datetime | None = None) -> Promotion | None:
+    """The row that made the live adapter live, now or `at` a moment; None while the identity adapter still serves."""
     query = select(Promotion).where(Promotion.alias == alias, col(Promotion.kind) != "reject")
+    if at is not None:
+        query = query.where(col(Promotion.created_at) <= at)
     return session.exec(query.order_by(col(Promotion.position).desc()).limit(1)).first()
 
 
@@ -65,9 +79,11 @@ def live_adapter(session: Session, *, alias: str, base_model_hash: str) -> Adapt
     return identity_adapter(session, base_model_hash=base_model_hash)
 
 
-def promotions(session: Session, *, alias: str, limit: int = 50) -> list[Promotion]:
-    """The ledger, newest first."""
+def promotions(session: Session, *, alias: str, limit: int = 50, at: datetime | None = None) -> list[Promotion]:
+    """The ledger, newest first; with `at`, as it stood then."""
     query = select(Promotion).where(Promotion.alias == alias)
+    if at is not None:
+        query = query.where(col(Promotion.created_at) <= at)
     return list(session.exec(query.order_by(col(Promotion.position).desc()).limit(limit)))
 
 
@@ -82,6 +98,30 @@ class Approval:
     """Promote although the verdict is not SHIP; needs a reason."""
 
 
+def approve(
+    session: Session,
+    experiment: Experiment,
+    *,
+    live: Adapter,
+    approval: Approval,
+    not_ready: Sequence[str] = (),
+    rules: PromotionSettings = ONE_PERSON,
+) -> Promotion | None:
+    """Keep an approval and, when it is the last that is needed, make the challenger live; None while others are.
+
+    Raises EvidenceError (412) that lists everything that is missing beside other people's approvals.
+    """
+    session.refresh(experiment, with_for_update=True)  # of two who approve at once, one sees the other's
+    _require(_missing(session, experiment, live=live, approval=approval, rules=rules) + list(not_ready))
+    given = [row.actor for row in standing_approvals(session, experiment)]
+    missing = missing_people([*given, approval.actor], rules)
+    if not any(same_person(approval.actor, actor) for actor in given):
+        keep_approval(session, experiment, missing=missing, **asdict(approval))
+    if missing:
+        return None
+    return promote(session, experiment, live=live, approval=approval, not_ready=not_ready, rules=rules)
+
+
 def promote(
     session: Session,
     experiment: Experiment,
@@ -89,15 +129,16 @@ def promote(
     live: Adapter,
     approval: Approval,
     not_ready: Sequence[str] = (),
+    rules: PromotionSettings = ONE_PERSON,
 ) -> Promotion:
     """Make the challenger live. `not_ready` says, a sentence each, which engines cannot serve it yet.
 
     Raises EvidenceError (412) that lists everything that is missing.
     """
     challenger = session.get_one(Adapter, experiment.challenger)
-    missing = [*missing_for_promotion(experiment, challenger, live=live, approval=approval), *not_ready]
-    if missing:
-        raise EvidenceError(missing)
+    kept = standing_approvals(session, experiment)
+    people = missing_people([*(row.actor for row in kept), approval.actor], rules)
+    _require([*_missing(session, experiment, live=live, approval=approval, rules=rules), *people, *not_ready])
     stop_experiment(session, experiment, state="promoted")
     return _append(
         session,
@@ -109,9 +150,29 @@ def promote(
         actor=approval.actor,
         reason=approval.reason,
         evidence_hash=approval.evidence_hash,
-        evidence={"experiment": experiment.evidence, "gate": challenger.gate, "override": approval.override},
+        evidence={
+            "experiment": experiment.evidence,
+            "gate": challenger.gate,
+            "override": approval.override,
+            "approvals": [row.model_dump(include=SHOWN) for row in kept],
+        },
         tenant=experiment.tenant,
     )
+
+
+def _require(missing: list[str]) -> None:
+    if missing:
+        raise EvidenceError(missing)
+
+
+def _missing(
+    session: Session, experiment: Experiment, *, live: Adapter, approval: Approval, rules: PromotionSettings
+) -> list[str]:
+    challenger = session.get_one(Adapter, experiment.challenger)
+    return [
+        *missing_for_promotion(experiment, challenger, live=live, approval=approval),
+        *barred_from_approving(session, experiment, approval.actor, rules),
+    ]
 
 
 def missing_for_promotion(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlmodel import SQLModel
 
 from flywheel.adapters import Adapter
+from flywheel.approvals import GivenApproval
 from flywheel.audit import AuditEntry
 from flywheel.dataset_versions import DatasetRow, DatasetVersion
 from flywheel.experiments import Experiment
@@ -15,6 +16,7 @@ from flywheel.leases import Lease
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
 from flywheel.runs import RunEvent, TrainingRun
+from flywheel.webhooks import WebhookReceiver
 
 RECORDS: tuple[type[SQLModel], ...] = (
     Interaction,
@@ -28,8 +30,10 @@ RECORDS: tuple[type[SQLModel], ...] = (
     RunEvent,
     Adapter,
     Experiment,
+    GivenApproval,
     Promotion,
     AuditEntry,
     ApiKey,
     Lease,
+    WebhookReceiver,
 )

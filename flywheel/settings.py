@@ -12,10 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from flywheel.errors import UserError
+from flywheel.webhook_address import check_url, secret_bytes
 
 PREFIX = "FLYWHEEL_"
 STARTER = Path(__file__).parent / "starter" / "model"
@@ -23,6 +24,11 @@ STARTER = Path(__file__).parent / "starter" / "model"
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _signing(secret: SecretStr) -> SecretStr:
+    secret_bytes(secret.get_secret_value())
+    return secret
 
 
 class ServingSettings(Section):
@@ -150,6 +156,24 @@ class RetrainSettings(Section):
     """How often the worker looks for a run."""
 
 
+class PromotionSettings(Section):
+    """Who has to agree before an adapter goes live. A rollback is always one person's, at once."""
+
+    approvers: int = Field(default=1, ge=1, le=2)
+    """People who must approve the same evidence: 1 or 2."""
+    trainer_may_approve: bool = True
+    """Whether the approval of who asked for the training run, or opened the experiment, counts."""
+
+
+class WebhooksSettings(Section):
+    """Who is told about verdicts and decisions: signed POSTs as in Standard Webhooks, never words of a chat."""
+
+    urls: list[Annotated[str, AfterValidator(check_url)]] = []
+    """Each is sent every verdict, stopped experiment, approval, promotion, rejection and rollback from now on."""
+    secret: Annotated[SecretStr, AfterValidator(_signing)] | None = None
+    """`whsec_` and 24 to 64 bytes in base64, which sign what is sent; without one, nothing is signed."""
+
+
 class DashboardSettings(Section):
     """The Streamlit pages."""
 
@@ -179,6 +203,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     rag: RagSettings = RagSettings()
     retrain: RetrainSettings = RetrainSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
     @classmethod
@@ -228,8 +254,8 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**flags)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(_explain(place, first["type"], first["msg"], file)) from error
+        place = ".".join(part for part in first["loc"] if isinstance(part, str))
+        raise UserError(_explain(place, first["type"], first["msg"].removeprefix("Value error, "), file)) from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{file} is not valid TOML: {error}. Mend the file or remove it.") from error
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from flywheel.adapters import adapter
+from flywheel.approvals import approvals_view
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UserError
 from flywheel.experiments import Experiment, Mode, experiment, latest_experiments, make_plan, open_experiment
@@ -44,7 +45,7 @@ def list_experiments(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500
 
 @router.get("/v1/experiments/{experiment_id}")
 async def one_experiment(experiment_id: str, appliance: Holder) -> dict[str, Any]:
-    """One experiment, looked at afresh while it runs."""
+    """One experiment, looked at afresh while it runs, and who has approved its evidence."""
     if await asyncio.to_thread(look_at_running, appliance.database, alias=appliance.settings.serving.alias):
         await appliance.live.refresh()
     return await asyncio.to_thread(_read, appliance, experiment_id)
@@ -52,7 +53,8 @@ async def one_experiment(experiment_id: str, appliance: Holder) -> dict[str, Any
 
 def _read(appliance: Appliance, experiment_id: str) -> dict[str, Any]:
     with reading(appliance.database) as session:
-        return experiment(session, experiment_id, tenant=appliance.tenant).model_dump()
+        found = experiment(session, experiment_id, tenant=appliance.tenant)
+        return found.model_dump() | {"approvals": approvals_view(session, found, appliance.settings.promotion)}
 
 
 @router.post("/v1/experiments")

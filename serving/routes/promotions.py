@@ -7,26 +7,29 @@ database back, before it answers. Engines are never waited for here: what is not
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from flywheel.adapters import Adapter, adapter
+from flywheel.approvals import approvals_view
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UnavailableError
 from flywheel.experiments import Experiment, experiment, running_experiment
 from flywheel.promotions import (
     Approval,
     Promotion,
+    approve,
     live_adapter,
     live_promotion,
-    promote,
     promotions,
     reject,
     roll_back,
 )
+from flywheel.who_served import who_served
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["promotions"])
@@ -57,28 +60,47 @@ class PromotionBody(BaseModel):
 
 
 @router.post("/v1/promotions")
-async def decide(body: PromotionBody, appliance: Holder) -> dict[str, Any]:
-    """Promote, reject or roll back. 412 with `error.missing` when a promotion lacks something."""
+async def decide(body: PromotionBody, appliance: Holder, response: Response) -> dict[str, Any]:
+    """Promote, reject or roll back. 412 with `error.missing` when a promotion lacks something; 202 when an approval is
+    kept and another person's is needed (`promotion.approvers`)."""
     try:
-        row = await asyncio.to_thread(_act, appliance, body)
+        done = await asyncio.to_thread(_act, appliance, body)
     except NotLoadedError as error:
         await asyncio.to_thread(appliance.live.ask_for, error.adapter)
         raise
+    if isinstance(done, Experiment):
+        response.status_code = 202
+        return await asyncio.to_thread(_waiting, appliance, done)
     await appliance.live.refresh()
-    return row.model_dump(exclude={"evidence"})
+    return done.model_dump(exclude={"evidence"})
+
+
+def _waiting(appliance: Appliance, trial: Experiment) -> dict[str, Any]:
+    with reading(appliance.database) as session:
+        approvals = approvals_view(session, trial, appliance.settings.promotion)
+    shown = {"experiment_id": trial.id, "adapter": trial.challenger, "evidence_hash": trial.evidence_hash}
+    return {"object": "approval", "kind": "approve", **shown, "approvals": approvals}
 
 
 @router.get("/v1/promotions")
-def ledger(appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
-    """Who is live, and every decision, newest first."""
+def ledger(
+    appliance: Holder, limit: Annotated[int, Query(ge=1, le=500)] = 50, at: datetime | None = None
+) -> dict[str, Any]:
+    """Who is live, and every decision, newest first. With `at`, who served at that moment (UTC where it names no zone),
+    and the ledger as it stood then."""
     alias, standing = appliance.settings.serving.alias, appliance.live.standing
+    live: dict[str, Any] = {"alias": alias, "adapter": standing.champion, "epoch": standing.epoch}
+    if at is not None and at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
     with reading(appliance.database) as session:
-        rows = promotions(session, alias=alias, limit=limit)
-    live = {"alias": alias, "adapter": standing.champion, "epoch": standing.epoch}
+        rows = promotions(session, alias=alias, limit=limit, at=at)
+        if at is not None:
+            live = who_served(session, alias=alias, at=at) | {"at": at}
     return {"live": live, "data": [row.model_dump(exclude={"evidence"}) for row in rows]}
 
 
-def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
+def _act(appliance: Appliance, body: PromotionBody) -> Promotion | Experiment:
+    """The ledger's new row; the experiment when an approval waits for another person's."""
     alias, who = appliance.settings.serving.alias, appliance.acting(body.actor)
     with writing(appliance.database) as session:
         live = _live(appliance, session)
@@ -88,9 +110,8 @@ def _act(appliance: Appliance, body: PromotionBody) -> Promotion:
         if body.act == "reject":
             return reject(session, trial, live=live, actor=who, reason=body.reason)
         approval = Approval(who, body.reason, body.evidence_hash, body.override)
-        return promote(
-            session, trial, live=live, approval=approval, not_ready=appliance.live.not_ready(trial.challenger)
-        )
+        not_ready, rules = appliance.live.not_ready(trial.challenger), appliance.settings.promotion
+        return approve(session, trial, live=live, approval=approval, not_ready=not_ready, rules=rules) or trial
 
 
 def _live(appliance: Appliance, session: Session) -> Adapter:
