@@ -40,16 +40,18 @@ class WebhookReceiver(SQLModel, table=True):
     """When the entry after that was first refused."""
 
 
-def receiver_of(session: Session, url: str) -> WebhookReceiver:
-    """The row of an address; a new one begins after everything that has happened so far."""
-    hashed = hashlib.sha256(url.encode()).hexdigest()
-    found = session.get(WebhookReceiver, hashed)
-    if found is None:
-        head = audit_head(session)
-        found = WebhookReceiver(url_hash=hashed, position=head.position if head else 0)
-        session.add(found)
-        session.flush()
-    return found
+def url_hash(url: str) -> str:
+    """What a receiver's row is found by."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def new_receiver(session: Session, url: str) -> WebhookReceiver:
+    """The row of an address that has none yet: it begins after everything that has happened so far."""
+    head = audit_head(session)
+    row = WebhookReceiver(url_hash=url_hash(url), position=head.position if head else 0)
+    session.add(row)
+    session.flush()
+    return row
 
 
 def entries_after(session: Session, position: int, *, limit: int) -> list[AuditEntry]:

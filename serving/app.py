@@ -53,6 +53,7 @@ from serving.routes import (
 )
 from serving.shadow import Shadows
 from serving.signals import watch_signals
+from serving.webhooks import send_webhooks
 from serving.writer import RecordWriter
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         tracing=_open_tracing(settings),
         tenant=settings.tenant,
     )
-    loops = [asyncio.create_task(run(appliance)) for run in (reconcile_forever, watch_engines, watch_signals)]
+    beside = (reconcile_forever, watch_engines, watch_signals, send_webhooks)
+    loops = [asyncio.create_task(run(appliance)) for run in beside]
     threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()
     try:
         yield appliance
