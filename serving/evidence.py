@@ -74,14 +74,18 @@ def look_at_running(database: Database, *, alias: str) -> bool:
         current = session.get_one(Experiment, experiment.id, with_for_update=True)
         if current.state != "running" or (not final and current.evidence_hash != experiment.evidence_hash):
             return False  # somebody else has looked meanwhile, and perhaps said SHIP: the next look will see it
+        details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
         if final or not settled:
             record_evidence(session, current, evidence)
+            if evidence["verdict"] != "HOLD":
+                record_act(
+                    session, tenant=current.tenant, actor="system", act="verdict", subject=current.id, details=details
+                )
         if not final:
             if climbs:
                 climb(session, current)
             return climbs
         stop_experiment(session, current, state="stopped")
-        details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
         record_act(
             session,
             tenant=current.tenant,

@@ -24,9 +24,10 @@ from flywheel.experiments import Experiment
 from flywheel.promotions import live_adapter, reject
 from flywheel.settings import load_settings
 from flywheel.webhooks import WebhookReceiver, url_hash
+from serving.evidence import look_at_running
 from serving.webhooks import GIVEN_UP_AFTER, Outlet
 from tests.conftest import serving_on, wait_until
-from tests.made_records import made_experiment
+from tests.made_records import made_experiment, made_interaction, made_rating
 
 KEY = b"k" * 32
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -152,6 +153,26 @@ def test_nobody_there_is_no_more_than_a_refusal(
     assert look(database, gone).refused == 1
     assert "ConnectError" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def test_a_first_ship_is_told_once_and_so_is_what_ends_it(database: Database, receiver: Receiver) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, minimum_users=20)
+        for number in range(80):
+            arm, user = ("champion", "challenger")[number % 2], f"user-{number}"
+            row = made_interaction(session, user=user, experiment_id=trial.id, arm=arm)
+            made_rating(session, row, arm == "challenger")
+    look(database, receiver)
+    for _ in range(2):
+        look_at_running(database, alias="flywheel")
+    with writing(database) as session:
+        for number in range(300):
+            made_interaction(session, user=f"late-{number}", experiment_id=trial.id, arm="challenger")
+    look_at_running(database, alias="flywheel")
+    look(database, receiver)
+    told = [(event["type"], event["data"]["verdict"]) for event in receiver.events]
+    ended = [("experiment.verdict", "INVALID"), ("experiment.stopped", "INVALID")]
+    assert told == [("experiment.verdict", "SHIP"), *ended]
 
 
 def test_a_running_serving_tells_of_a_decision(receiver: Receiver, tmp_path: Path) -> None:
