@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from flywheel.adapter_tensors import CONFIG, WEIGHTS, check_config, check_tensors, read_json
 from flywheel.database import now
-from flywheel.errors import UserError
+from flywheel.errors import NotFoundError, UserError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -88,6 +88,13 @@ def content_hash(kind: str, files: Mapping[str, str], base_model_hash: str) -> s
     """What an adapter's name is made of."""
     content = {"kind": kind, "files": dict(files), "base_model_hash": base_model_hash}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def model_card(folder: Path) -> str:
+    """The card that was published with an adapter. Raises NotFoundError where there is none."""
+    if not (folder / CARD).is_file():
+        raise NotFoundError(f"Adapter {folder.name} was published without a model card.")
+    return (folder / CARD).read_text(errors="replace")
 
 
 def verify_adapter(

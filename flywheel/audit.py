@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy import text
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.database import JsonOf, UtcTime, now
+from flywheel.errors import UserError
 
 GENESIS = "0" * 64
 
@@ -85,14 +87,26 @@ def audit_head(session: Session) -> AuditEntry | None:
 def first_broken_position(session: Session, *, head: str | None = None) -> int | None:
     """The first position whose row was changed, removed or moved; None when the chain is whole.
 
-    `head` is a hash kept elsewhere: when no row has it, the end was cut off; the position after the last is returned.
+    `head` was kept elsewhere: `POSITION:HASH` of the newest entry of that time, or its hash alone. When that entry is
+    gone, the end was cut off: the position after the last is returned, or, where others have been put in its place,
+    that of the head. Raises UserError when it is no head.
     """
-    previous, expected, seen_head = GENESIS, 1, head is None
+    kept_at, kept_hash = _head(head) if head is not None else (None, None)
+    previous, expected, seen_head = GENESIS, 1, kept_hash is None
     for entry in session.exec(select(AuditEntry).order_by(col(AuditEntry.position))):
         if entry.position != expected or entry.previous_hash != previous or entry_hash(entry) != entry.hash:
             return expected
-        previous, expected, seen_head = entry.hash, expected + 1, seen_head or entry.hash == head
+        if entry.position == kept_at and entry.hash != kept_hash:
+            return expected
+        previous, expected, seen_head = entry.hash, expected + 1, seen_head or entry.hash == kept_hash
     return None if seen_head else expected
+
+
+def _head(text: str) -> tuple[int | None, str]:
+    found = re.fullmatch(r"(?:(\d{1,12}):)?([0-9a-f]{64})", text.strip())
+    if found is None:
+        raise UserError("A head is the 64 hexadecimal digits that `flywheel audit verify` prints, or POSITION:DIGITS.")
+    return (int(found[1]) if found[1] else None), found[2]
 
 
 def audit_entries(session: Session, *, tenant: str, limit: int = 100, before: int | None = None) -> list[AuditEntry]:

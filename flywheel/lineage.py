@@ -1,8 +1,8 @@
 """Lineage: from one answer back to the adapter that spoke, its run, its dataset version, and the pairs, reviewers and
-ratings that shaped it.
+ratings that shaped it. The way forth, from a user to everything made from their words, is `flywheel/user_lineage.py`.
 
 Read from the records alone, each of which knows only earlier ones. Pairs are those of the training split, the first
-few in full and all of them counted. From a user to everything made from their words is not covered yet.
+few in full and all of them counted.
 """
 
 from __future__ import annotations
@@ -32,20 +32,27 @@ def lineage(session: Session, completion_id: str, *, tenant: str, limit: int = S
     """
     answer = interaction(session, completion_id, tenant=tenant)
     spoke = session.get(Adapter, answer.adapter) if answer.adapter else None
-    run = session.get(TrainingRun, spoke.run_id) if spoke and spoke.run_id else None
-    dataset = session.get(DatasetVersion, run.dataset) if run and run.dataset else None
     trial = session.get(Experiment, answer.experiment_id) if answer.experiment_id else None
     promotion = _promotion(session, answer)
     return {
         "completion": answer.model_dump(),
-        "adapter": adapter_view(spoke) if spoke else None,
-        "run": run.model_dump() if run else None,
-        "dataset": dataset.model_dump() if dataset else None,
-        "parents": _parents(session, spoke),
-        "pairs": _pairs(session, dataset.name, limit=limit) if dataset else [],
-        "total": _pair_total(session, dataset.name) if dataset else 0,
+        **adapter_lineage(session, spoke, limit=limit),
         "experiment": trial.model_dump(exclude={"evidence"}) if trial else None,
         "promotion": promotion.model_dump(exclude={"evidence"}) if promotion else None,
+    }
+
+
+def adapter_lineage(session: Session, adapter: Adapter | None, *, limit: int = SHOWN_PAIRS) -> dict[str, Any]:
+    """Everything behind one adapter, its recipe and parents included; null or empty where there is nothing."""
+    run = session.get(TrainingRun, adapter.run_id) if adapter and adapter.run_id else None
+    dataset = session.get(DatasetVersion, run.dataset) if run and run.dataset else None
+    return {
+        "adapter": adapter_view(adapter) if adapter else None,
+        "run": run.model_dump() if run else None,
+        "dataset": dataset.model_dump() if dataset else None,
+        "parents": _parents(session, adapter),
+        "pairs": _pairs(session, dataset.name, limit=limit) if dataset else [],
+        "total": _pair_total(session, dataset.name) if dataset else 0,
     }
 
 

@@ -35,10 +35,16 @@ def value(console: Console, raw: Any, sentence: RenderableType, *, as_json: bool
 
 def rows(console: Console, found: Sequence[Row], fields: Iterable[str], *, as_json: bool) -> None:
     """A table with a column for each field, or the whole records as JSON."""
-    table = Table(*(field.replace("_", " ") for field in fields), box=None, pad_edge=False)
+    value(console, found, rows_table(found, fields), as_json=as_json)
+
+
+def rows_table(found: Sequence[Row], fields: Iterable[str]) -> RenderableType:
+    """A column for each field; a sentence where there is no row."""
+    names = tuple(fields)
+    table = Table(*(name.replace("_", " ") for name in names), box=None, pad_edge=False)
     for row in found:
-        table.add_row(*(escape(_short(row.get(field))) for field in fields))
-    value(console, found, table if found else "Nothing yet.", as_json=as_json)
+        table.add_row(*(escape(_short(row.get(name))) for name in names))
+    return table if found else "Nothing yet."
 
 
 def _short(cell: Any) -> str:
@@ -165,7 +171,23 @@ def experiment_table(found: Row) -> Table:
             ("guardrails", ", ".join(f"{g['name']} {'ok' if g['ok'] else 'BROKEN'}" for g in evidence["guardrails"])),
             ("evidence", found["evidence_hash"]),
         ]
+    approvals = found.get("approvals") or {"needed": 1, "given": [], "missing": []}
+    if approvals["needed"] > 1:
+        lines += [("approved", f"by {given['actor']}: {given['reason']}") for given in approvals["given"]]
+        lines += [("missing", sentence) for sentence in approvals["missing"]]
     return pairs_table(lines)
+
+
+def ledger(console: Console, found: Row, *, as_json: bool) -> None:
+    """Who is (or was) live, and the decisions that made it so."""
+    live = found["live"]
+    who = f"{live['adapter'] or 'nothing'} {'was' if live.get('at') else 'is'} live for {live['alias']}"
+    if trial := live.get("experiment"):
+        who += f"; {trial['challenger']} answered {trial['traffic_share']:.0%} of the users in {trial['id']}"
+    if not as_json:
+        console.print(escape(who + (f" at {live['at']}." if live.get("at") else ".")), soft_wrap=True)
+    fields = ("created_at", "kind", "adapter", "previous", "actor", "reason")
+    value(console, found, rows_table(found["data"], fields), as_json=as_json)
 
 
 def lineage(console: Console, found: Row, *, as_json: bool) -> None:
@@ -174,22 +196,46 @@ def lineage(console: Console, found: Row, *, as_json: bool) -> None:
 
 
 def lineage_table(found: Row) -> Table:
-    """From the completion back to the judged pairs."""
-    completion, adapter, run, dataset = found["completion"], found["adapter"], found["run"], found["dataset"]
+    """From the completion (or the adapter alone) back to the judged pairs."""
+    adapter, run, dataset = found["adapter"], found["run"], found["dataset"]
+    recipe = (adapter or {}).get("recipe") or {}
     pairs = found["pairs"]
-    shown = pairs["data"] if isinstance(pairs, Mapping) else pairs
     lines: list[tuple[str, Any]] = [
-        ("completion", f"{completion['id']} – {completion.get('answer') or ''}"),
+        *(_completion_lines(found["completion"]) if "completion" in found else []),
         ("adapter", adapter["name"] if adapter else "none (a fixed text)"),
         (
             "training run",
             f"{run['id']}, asked for by {run['requested_by']}" if run else "none: this adapter changes nothing",
         ),
+        ("recipe", recipe.get("name")),
         ("dataset", f"{dataset['name']}, {dataset['train_rows']} training rows" if dataset else None),
     ]
-    for pair in shown[:3]:
+    later = [(record, row) for record in ("experiment", "promotion") if (row := found.get(record))]
+    lines += [(record, f"{row['id']}, {row.get('state') or row.get('kind')}") for record, row in later]
+    for pair in pairs[:3]:
         judges = ", ".join(f"{j['reviewer']} ({j['source']})" for j in pair["judgments"])
-        lines.append(
-            ("pair", f"{pair['question']}\n  + {pair['chosen']}\n  - {pair['rejected']}\n  judged by {judges}")
-        )
+        rated = ", ".join(f"{_short(r['score'])} by {r['actor'] or r['source']}" for r in pair["ratings"])
+        words = f"{pair['question']}\n  + {pair['chosen']}\n  - {pair['rejected']}\n  judged by {judges}"
+        lines.append(("pair", words + (f"\n  rated {rated}" if rated else "")))
+    return pairs_table(lines)
+
+
+def _completion_lines(completion: Row) -> list[tuple[str, Any]]:
+    parts = ("prompt", "index", "router")
+    versions = ", ".join(f"{part} {completion[f'{part}_version'] or '–'}" for part in parts)
+    return [("completion", f"{completion['id']} – {completion.get('answer') or ''}"), ("versions", versions)]
+
+
+def user_lineage(console: Console, found: Row, *, as_json: bool) -> None:
+    """Everything that was made from a user's words."""
+    value(console, found, user_lineage_table(found), as_json=as_json)
+
+
+def user_lineage_table(found: Row) -> Table:
+    """Each step with its number and its newest rows."""
+    lines: list[tuple[str, Any]] = [("user", found["user"])]
+    for step, count in found["counts"].items():
+        newest = [str(row.get("name") or row.get("id") or row.get("completion_id")) for row in found[step][:3]]
+        more = ["…"] if count > len(newest) else []
+        lines.append((step, f"{count}: {', '.join(newest + more)}" if count else "none"))
     return pairs_table(lines)

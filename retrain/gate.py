@@ -18,9 +18,11 @@ Not covered: sampled answers, retrieval, latency (the experiment's guardrails se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
+from flywheel.messages import last_user_text
 from flywheel.starter.preference import fact_is_right, is_refusal, is_wanted
 from retrain.gate_prompts import GatePrompt, prompts_hash
 from retrain.paired import Paired, compare
@@ -33,6 +35,9 @@ LONGEST, MORE_WORDS = 2.0, 12
 """An answer may have twice the words of the base model's mean answer, and where that is terse, a sentence more."""
 MOST_LOST_NATS = 0.5
 """Per token of the chosen answer: beyond it the adapter has left the language it was tuned on."""
+
+SAMPLES = 6
+"""Prompts that are kept with both answers, for the person who decides."""
 
 Check = dict[str, Any]
 Rule = Callable[[GatePrompt, Answer], bool]
@@ -60,7 +65,23 @@ def judge(prompts: Sequence[GatePrompt], outcomes: Outcomes, *, has_preference: 
         "after": {check["name"]: check["after"] for check in checks},
         "prompts": len(prompts),
         "prompts_hash": prompts_hash(prompts),
+        "samples": _samples(prompts, before, after),
     }
+
+
+def _samples(prompts: Sequence[GatePrompt], before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, str]]:
+    """A few prompts with the answers of base model and adapter: of each kind in turn, those that differ first.
+
+    Gate prompts alone: the validation split holds users' words, which a report must not outlive.
+    """
+    rows = list(zip(prompts, before, after, strict=True))
+    rows.sort(key=lambda row: row[1].text == row[2].text)
+    kinds = {kind: [row for row in rows if row[0].kind == kind] for kind in dict.fromkeys(row[0].kind for row in rows)}
+    turns = [row for turn in zip_longest(*kinds.values()) for row in turn if row is not None]
+    return [
+        {"kind": prompt.kind, "question": last_user_text(prompt.messages), "before": old.text, "after": new.text}
+        for prompt, old, new in turns[:SAMPLES]
+    ]
 
 
 def _prompt_checks(

@@ -48,6 +48,17 @@ def test_an_adapter_that_keeps_the_facts_and_gains_the_behaviour_passes() -> Non
     assert len(report["prompts_hash"]) == 64
 
 
+def test_a_few_answers_of_both_are_kept_for_the_person_who_decides() -> None:
+    before, after = [RIGHT, CHATTY] * 10 + [GUESS] * 5, [RIGHT] * 20 + [UNKNOWN] * 5
+    samples = judge(prompts(20, 5), outcomes(before, after), has_preference=True)["samples"]
+    assert [sample["kind"] for sample in samples] == ["answerable", "unanswerable"] * 3
+    assert samples[0] == {"kind": "answerable", "question": "What does it cost?", "before": CHATTY, "after": RIGHT}
+
+
+def test_users_words_in_the_validation_split_are_not_kept() -> None:
+    assert judge([], outcomes([RIGHT], [RIGHT]), has_preference=False)["samples"] == []
+
+
 def test_facts_lost_beyond_the_margin_refuse_it_however_wanted_the_answers_are() -> None:
     report = judge(prompts(100), outcomes([CHATTY] * 100, [RIGHT] * 96 + [WRONG] * 4), has_preference=True)
     assert not report["passed"]

@@ -1,0 +1,119 @@
+"""Commands of who decides: promote, reject, roll back; and what a decision rests on and leaves behind (the ledger,
+lineage, model cards, the audit). `flywheel/cli.py` registers them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+from rich.text import Text
+
+from flywheel import show
+from flywheel.client import ApiClient
+from flywheel.commands import Actor, AsJson, Reason, console, login, open_api
+from flywheel.errors import UserError
+
+
+def promote(
+    reason: Reason,
+    actor: Actor = "",
+    evidence: Annotated[
+        str, typer.Option(help="The evidence hash you looked at; without it, you are shown it and asked.")
+    ] = "",
+    override: Annotated[bool, typer.Option(help="Promote without the verdict SHIP.")] = False,
+) -> None:
+    """Make the challenger of the running experiment live, or give the first of two approvals."""
+    api = open_api()
+    running = _running_experiment(api)
+    if not evidence:
+        show.experiment(console, running, as_json=False)
+        if not typer.confirm(f"Promote {running['challenger']}?"):
+            raise SystemExit(1)
+    body = {"act": "promote", "experiment_id": running["id"], "evidence_hash": evidence or running["evidence_hash"]}
+    done = api.post("/v1/promotions", body | {"actor": actor or login(), "reason": reason, "override": override})
+    if done.get("object") == "approval":
+        return console.print(f"Your approval is kept; {'; '.join(done['approvals']['missing'])}.", soft_wrap=True)
+    return console.print(f"{done['adapter']} is live.")
+
+
+def reject(reason: Reason, actor: Actor = "") -> None:
+    """End the running experiment; the champion stays live."""
+    api = open_api()
+    body = {
+        "act": "reject",
+        "experiment_id": _running_experiment(api)["id"],
+        "actor": actor or login(),
+        "reason": reason,
+    }
+    done = api.post("/v1/promotions", body)
+    console.print(f"{done['adapter']} is rejected; {done['previous']} stays live.")
+
+
+def rollback(
+    reason: Reason,
+    actor: Actor = "",
+    to: Annotated[str, typer.Option(help="An adapter that was live before; without it, the previous one.")] = "",
+) -> None:
+    """Make an earlier adapter live again."""
+    body = {"act": "roll_back", "adapter": to or None, "actor": actor or login(), "reason": reason}
+    done = open_api().post("/v1/promotions", body)
+    console.print(f"{done['adapter']} is live again.")
+
+
+def _running_experiment(api: ApiClient) -> dict[str, Any]:
+    running = [row for row in api.get("/v1/experiments")["data"] if row["state"] == "running"]
+    if not running:
+        raise UserError("No experiment is running. `flywheel turn` trains a challenger and opens one.")
+    return api.get(f"/v1/experiments/{running[0]['id']}")
+
+
+def promotions(
+    at: Annotated[
+        str, typer.Option(help="A moment, e.g. 2026-11-20T14:30 (UTC where it names no zone): who served then.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Who is live, or was at a moment, and the ledger of decisions, newest first."""
+    show.ledger(console, open_api().get("/v1/promotions", at=at or None), as_json=as_json)
+
+
+def lineage(
+    of: Annotated[str, typer.Argument(help="A completion's id, or an adapter's name.")] = "",
+    user: Annotated[str, typer.Option(help="From a user forth: everything made from their words.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """From one answer back to the adapter, run, dataset version, pairs, judgments and ratings that shaped it."""
+    if bool(of) == bool(user):
+        raise UserError("Name one of them: the id of an answer (or an adapter's name), or --user NAME.")
+    if user:
+        return show.user_lineage(console, open_api().get("/v1/lineage", user=user), as_json=as_json)
+    path = f"/v1/lineage/{quote(of, safe='')}"
+    if of.startswith(("lora-", "identity-")):
+        path = f"/v1/adapters/{of}/lineage"
+    return show.lineage(console, open_api().get(path), as_json=as_json)
+
+
+def card(adapter: Annotated[str, typer.Argument(help="An adapter's name.")], as_json: AsJson = False) -> None:
+    """An adapter's model card: what it is, how it was trained, what the gate measured."""
+    found = open_api().get(f"/v1/adapters/{adapter}/card")
+    show.value(console, found, Text(found["text"]), as_json=as_json)
+
+
+def audit(
+    what: Annotated[Literal["list", "verify"], typer.Argument(help="verify: recompute the chain of hashes.")] = "list",
+    head: Annotated[str, typer.Option(help="verify: a head that was kept elsewhere; a cut-off end shows.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Who did what, newest first; or whether the chain of hashes is whole, and its head to keep elsewhere."""
+    if what == "list":
+        fields = ("position", "created_at", "actor", "act", "subject")
+        return show.rows(console, open_api().get("/v1/audit")["data"], fields, as_json=as_json)
+    found = open_api().get("/v1/audit/verify", head=head or None)
+    broken, whole = found["first_broken_position"], f"The chain of {found['entries']} entries is whole"
+    sentence = (
+        f"{whole}; head {found['entries']}:{found['head']}" if broken is None else f"Broken at position {broken}."
+    )
+    show.value(console, found, sentence, as_json=as_json)
+    raise SystemExit(0 if broken is None else 1)
