@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -123,7 +124,18 @@ class Api:
         return cast(Promotion, self._call("POST", "/v1/promotions", json=body))
 
     def lineage(self, completion_id: str) -> Lineage:
-        return cast(Lineage, self._call("GET", f"/v1/lineage/{completion_id}"))
+        return cast(Lineage, self._call("GET", f"/v1/lineage/{quote(completion_id, safe='')}"))
+
+    def lineage_of_adapter(self, name: str) -> Lineage:
+        return cast(Lineage, self._call("GET", f"/v1/adapters/{name}/lineage"))
+
+    def lineage_of_user(self, user: str) -> dict[str, Any]:
+        """{"user", "counts": {step: number}, step: [newest rows]}: everything made from their words."""
+        return self._call("GET", "/v1/lineage", params={"user": user})
+
+    def model_card(self, name: str) -> str:
+        """An adapter's. Raises NotFoundError where it has none."""
+        return str(self._call("GET", f"/v1/adapters/{name}/card")["text"])
 
     def _call(self, method: str, path: str, *, also_fine: int | None = None, **request: Any) -> dict[str, Any]:
         try:

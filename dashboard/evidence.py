@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from dashboard.charts import difference_chart, e_value_chart
 from dashboard.plain import figure, plain, show_table
 from dashboard.shapes import Evidence, Experiment, Gate
 
@@ -24,6 +25,19 @@ def draw_verdict(experiment: Experiment) -> Evidence | None:
         st.badge(evidence["verdict"], color=COLOURS.get(evidence["verdict"], "orange"))
         st.text(evidence["sentence"])
     return evidence
+
+
+def draw_charts(evidence: Evidence) -> None:
+    """The course of the difference with its confidence sequence, and of the e-value."""
+    if not evidence["looks"]:
+        return
+    left, right = st.columns(2, gap="medium")
+    with left.container(border=True):
+        st.caption("Challenger minus champion, with its confidence sequence")
+        st.altair_chart(difference_chart(evidence["looks"]), alt="Difference of mean rating over users")
+    with right.container(border=True):
+        st.caption(f"Evidence that the challenger is better; {1 / evidence['alpha']:.0f} is enough (dashed)")
+        st.altair_chart(e_value_chart(evidence["looks"], alpha=evidence["alpha"]), alt="E-value over users")
 
 
 def draw_guardrails(evidence: Evidence) -> None:

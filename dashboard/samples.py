@@ -1,4 +1,6 @@
-"""Sample answers of both arms side by side: the newest question that both arms answered, else the newest of each."""
+"""Sample answers side by side. Of both arms: the newest question that both answered, else the newest of each. Of the
+gate: the prompts that its report keeps. Always as plain text.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import streamlit as st
 
 from dashboard import person
 from dashboard.plain import plain
-from dashboard.shapes import Experiment, Interaction
+from dashboard.shapes import Experiment, Gate, Interaction
 
 ARMS = ("champion", "challenger")
 READ = 200
@@ -29,6 +31,20 @@ def draw_samples(experiment: Experiment) -> None:
         for arm, place in zip(ARMS, st.columns(2, gap="medium"), strict=True):
             with place.container(border=True, height="stretch", gap="xsmall"):
                 _draw_sample(arm, row.get(arm))
+
+
+def draw_gate_samples(gate: Gate | None) -> None:
+    """What base model and adapter answered to some of the gate's prompts."""
+    samples = gate.get("samples", []) if gate else []
+    if not samples:
+        st.text("The gate's report keeps no answers: it had no prompts of its own, or it is older.")
+    for sample in samples:
+        st.caption(plain(sample["question"]))
+        answers = (("Base model", sample["before"]), ("Challenger", sample["after"]))
+        for (who, answer), place in zip(answers, st.columns(2, gap="medium"), strict=True):
+            with place.container(border=True, height="stretch", gap="xsmall"):
+                st.caption(who)
+                st.text(answer or "(empty answer)")
 
 
 def _draw_sample(arm: str, interaction: Interaction | None) -> None:

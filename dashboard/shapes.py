@@ -105,6 +105,20 @@ class Evidence(TypedDict):
     looks: list[Look]
 
 
+class Approval(TypedDict):
+    actor: str
+    reason: str
+    created_at: str
+
+
+class Approvals(TypedDict):
+    """How many people have to approve, who did for the evidence as it is now, and who is missing, in sentences."""
+
+    needed: int
+    given: list[Approval]
+    missing: list[str]
+
+
 class Experiment(TypedDict):
     id: str
     alias: str
@@ -118,6 +132,8 @@ class Experiment(TypedDict):
     state: str
     evidence: Evidence | None
     evidence_hash: str | None
+    approvals: NotRequired[Approvals]
+    """Not in the list of all experiments."""
     created_at: str
     ended_at: str | None
 
@@ -131,11 +147,21 @@ class GateCheck(TypedDict):
     sentence: str
 
 
+class GateSample(TypedDict):
+    """One gate prompt with the answers of base model (`before`) and adapter (`after`)."""
+
+    question: str
+    before: str
+    after: str
+
+
 class Gate(TypedDict):
     passed: bool
     sentence: str
     checks: list[GateCheck]
     prompts: int
+    samples: NotRequired[list[GateSample]]
+    """Reports from before these were kept have none."""
 
 
 class Adapter(TypedDict):
@@ -150,7 +176,8 @@ class Adapter(TypedDict):
 
 class Promotion(TypedDict):
     id: str
-    kind: Literal["promote", "reject", "roll_back"]
+    kind: Literal["promote", "reject", "roll_back", "approve"]
+    """`approve`: no row of the ledger yet, another person's approval is needed."""
     adapter: str
     previous: str
     experiment_id: str | None
@@ -178,18 +205,21 @@ class LineagePair(TypedDict):
     chosen: str
     rejected: str
     judgments: list[dict[str, Any]]
+    ratings: list[dict[str, Any]]
 
 
 class Lineage(TypedDict):
-    completion: dict[str, Any]
+    """Of an answer; of an adapter alone, without completion, experiment and promotion."""
+
+    completion: NotRequired[dict[str, Any]]
     adapter: dict[str, Any] | None
     run: dict[str, Any] | None
     dataset: dict[str, Any] | None
     parents: list[Any]
     pairs: list[LineagePair]
     total: NotRequired[int]
-    experiment: dict[str, Any] | None
-    promotion: dict[str, Any] | None
+    experiment: NotRequired[dict[str, Any] | None]
+    promotion: NotRequired[dict[str, Any] | None]
 
 
 class Part(TypedDict):

@@ -8,8 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import person
-from dashboard.charts import difference_chart, e_value_chart
-from dashboard.evidence import draw_guardrails, draw_hash, draw_verdict, interval
+from dashboard.evidence import draw_charts, draw_guardrails, draw_hash, draw_verdict, interval
 from dashboard.plain import figure, moment, plain
 from dashboard.samples import draw_samples
 from dashboard.shapes import Evidence, Experiment
@@ -65,18 +64,6 @@ def draw_figures(evidence: Evidence) -> None:
     cells[4].caption(f"{users.get('excluded_both_arms', 0)} users in both arms")
     if evidence["smallest_visible_effect"] is not None:
         st.caption(f"With these users a difference of {evidence['smallest_visible_effect']:.3f} or more would show.")
-
-
-def draw_charts(evidence: Evidence) -> None:
-    if not evidence["looks"]:
-        return
-    left, right = st.columns(2, gap="medium")
-    with left.container(border=True):
-        st.caption("Challenger minus champion, with its confidence sequence")
-        st.altair_chart(difference_chart(evidence["looks"]), alt="Difference of mean rating over users")
-    with right.container(border=True):
-        st.caption(f"Evidence that the challenger is better; {1 / evidence['alpha']:.0f} is enough (dashed)")
-        st.altair_chart(e_value_chart(evidence["looks"], alpha=evidence["alpha"]), alt="E-value over users")
 
 
 with person.explained():

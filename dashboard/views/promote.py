@@ -11,14 +11,20 @@ from typing import Any
 import streamlit as st
 
 from dashboard import person
-from dashboard.evidence import comparison, draw_gate, draw_guardrails, draw_hash, draw_verdict
-from dashboard.lineage import COMPLETION, draw_lookup
+from dashboard.evidence import comparison, draw_charts, draw_gate, draw_guardrails, draw_hash, draw_verdict
+from dashboard.lineage import ASKED_FOR, draw_lineage, draw_lookup
 from dashboard.plain import moment, plain, show_table
-from dashboard.shapes import Experiment, Ledger
-from flywheel.errors import UserError
+from dashboard.samples import draw_gate_samples, draw_samples
+from dashboard.shapes import Approvals, Experiment, Ledger
+from flywheel.errors import NotFoundError, UserError
 
 TABS = ("Decide", "Roll back", "Ledger", "Lineage")
-DONE = {"promote": "{} is live now.", "reject": "{} was rejected.", "roll_back": "Rolled back: {} is live again."}
+DONE = {
+    "promote": "{} is live now.",
+    "approve": "Your approval of {} is kept; another person's is needed.",
+    "reject": "{} was rejected.",
+    "roll_back": "Rolled back: {} is live again.",
+}
 
 
 def decide(act: str, **bound_to: Any) -> None:
@@ -31,7 +37,7 @@ def decide(act: str, **bound_to: Any) -> None:
         if not reason:
             raise UserError("Write a reason first: the ledger keeps it beside your name.")
         promotion = person.api().decide(act, actor=person.name(), reason=reason, **bound_to)
-        return DONE[act].format(promotion["adapter"])
+        return DONE[promotion["kind"]].format(promotion["adapter"])
 
     if person.act(step):
         st.session_state[reason_key] = ""
@@ -59,17 +65,48 @@ def draw_decision() -> None:
     evidence = draw_verdict(experiment)
     if evidence:
         st.text(comparison(evidence))
-    st.markdown("**Offline gate**")
-    draw_gate(person.api().adapter(experiment["challenger"])["gate"])
-    if evidence:
+        draw_charts(evidence)
         st.markdown("**Guardrails**")
         draw_guardrails(evidence)
+    draw_challenger(experiment)
     draw_decision_form(experiment)
+
+
+def draw_challenger(experiment: Experiment) -> None:
+    """What the challenger is: offline checks, answers side by side, what it was made of, its card."""
+    name = experiment["challenger"]
+    gate = person.api().adapter(name)["gate"]
+    checks, samples, ancestry, card = st.tabs(["Offline gate", "Sample answers", "Dataset and lineage", "Model card"])
+    with checks:
+        draw_gate(gate)
+    with samples:
+        st.markdown("**Live users**")
+        draw_samples(experiment)
+        st.markdown("**Gate prompts**")
+        draw_gate_samples(gate)
+    with ancestry, person.explained():
+        draw_lineage(person.api().lineage_of_adapter(name))
+    with card:
+        draw_card(name)
+
+
+def draw_card(adapter: str) -> None:
+    """As plain text: it may hold what others wrote."""
+    try:
+        st.code(person.api().model_card(adapter), language=None, wrap_lines=True)
+    except NotFoundError as error:
+        st.text(str(error))
 
 
 def draw_decision_form(experiment: Experiment) -> None:
     verdict = experiment["evidence"]["verdict"] if experiment["evidence"] else None
+    approvals: Approvals = experiment.get("approvals") or {"needed": 1, "given": [], "missing": []}
+    first_of_two = len(approvals["given"]) + 1 < approvals["needed"]
     with st.container(border=True):
+        for given in approvals["given"]:
+            st.text(f"Approved by {given['actor']}, {moment(given['created_at'])}: {given['reason']}")
+        if approvals["needed"] > 1:
+            st.caption(plain("; ".join(approvals["missing"])))
         st.text_area("Reason", key="reason-decide", placeholder="Why you decide so; the ledger keeps it.", height=80)
         override = verdict != "SHIP" and st.checkbox(
             "Override: promote although the verdict is not SHIP", key="override"
@@ -80,7 +117,7 @@ def draw_decision_form(experiment: Experiment) -> None:
         }
         with st.container(horizontal=True):
             st.button(
-                "Approve and make live",
+                "Give the first approval" if first_of_two else "Approve and make live",
                 type="primary",
                 on_click=decide,
                 args=("promote",),
@@ -127,7 +164,7 @@ with person.explained():
     ledger = person.api().ledger()
     person.show_notice()
     draw_live(ledger)
-    tabs = st.tabs(TABS, default="Lineage" if st.query_params.get(COMPLETION) else "Decide")
+    tabs = st.tabs(TABS, default="Lineage" if any(map(st.query_params.get, ASKED_FOR)) else "Decide")
     with tabs[0]:
         draw_decision()
     with tabs[1]:

@@ -51,6 +51,7 @@ def make_app(records: Records) -> FastAPI:
     add_chat(app, records)
     add_reviews(app, records)
     add_decisions(app, records)
+    add_ancestry(app, records)
     return app
 
 
@@ -137,12 +138,6 @@ def add_decisions(app: FastAPI, records: Records) -> None:
     def experiment(experiment_id: str) -> Json:
         return records.experiment
 
-    @app.get("/v1/adapters/{name}")
-    def adapter(name: str) -> Json:
-        loaded = {"live_for": [], "loaded_on": ["http://127.0.0.1:8100"]}
-        record = {"name": name, "parent": CHAMPION, "run_id": "run-2", "gate": GATE, "created_at": time_of(-5)}
-        return record | loaded
-
     @app.get("/v1/promotions")
     def promotions() -> Json:
         return {"live": records.live, "data": records.promotions}
@@ -153,6 +148,13 @@ def add_decisions(app: FastAPI, records: Records) -> None:
         records.received.append(("promotion", body))
         if body["act"] == "promote" and body["evidence_hash"] != records.experiment["evidence_hash"]:
             return refusal(412, "Not promoted.", missing=["the approval is for other evidence: look at it again"])
+        given = records.experiment["approvals"]
+        if body["act"] == "promote" and len(given["given"]) + 1 < given["needed"]:
+            given["given"].append({"actor": body["actor"], "reason": body["reason"], "created_at": time_of(60)})
+            given["missing"] = [f"somebody else than {body['actor']} is needed"]
+            return JSONResponse(
+                {"object": "approval", "kind": "approve", "adapter": CHALLENGER, "approvals": given}, 202
+            )
         row = {"kind": body["act"], "actor": body["actor"], "reason": body["reason"], "created_at": time_of(60)}
         row |= {"id": f"promo-{len(records.promotions) + 1}", "previous": records.live["adapter"]}
         row |= {"adapter": body.get("adapter", CHALLENGER), "evidence_hash": body.get("evidence_hash")}
@@ -162,26 +164,58 @@ def add_decisions(app: FastAPI, records: Records) -> None:
             records.experiment["state"] = "promoted" if body["act"] == "promote" else "rejected"
         return row
 
+
+def add_ancestry(app: FastAPI, records: Records) -> None:
+    @app.get("/v1/adapters/{name}")
+    def adapter(name: str) -> Json:
+        loaded = {"live_for": [], "loaded_on": ["http://127.0.0.1:8100"]}
+        record = {"name": name, "parent": CHAMPION, "run_id": "run-2", "gate": GATE, "created_at": time_of(-5)}
+        return record | loaded
+
+    @app.get("/v1/adapters/{name}/lineage")
+    def adapter_lineage(name: str) -> Json:
+        return ancestry(name)
+
+    @app.get("/v1/adapters/{name}/card")
+    def card(name: str) -> Any:
+        if not records.card:
+            return refusal(404, f"Adapter {name} was published without a model card.")
+        return {"adapter": name, "text": records.card}
+
     @app.get("/v1/lineage/{completion_id}")
     def lineage(completion_id: str) -> Any:
         if not completion_id.startswith("chatcmpl-"):
             return refusal(
                 404, f"No completion {completion_id!r} is known here. Use the id that the chat answer carried."
             )
-        question, good, bad = QUESTIONS[0]
-        judged = [{"reviewer": "Mira", "source": "person", "verdict": "a"}]
-        pair = {"id": "pair-1", "question": question, "chosen": good, "rejected": bad, "judgments": judged}
-        return {
-            "completion": interaction(completion_id, question, good),
-            "adapter": {"name": CHAMPION, "parent": IDENTITY, "base_model_hash": "77aa", "created_at": time_of(-700)},
-            "run": {"id": "run-1", "state": "succeeded", "requested_by": "Ada", "created_at": time_of(-720)},
-            "dataset": {"name": "ds-1234567890ab", "train_rows": 270, "validation_rows": 30},
-            "parents": [],
-            "pairs": [pair | {"completion_id": "chatcmpl-0", "ratings": []}],
-            "total": 300,
-            "experiment": None,
-            "promotion": records.promotions[-1],
-        }
+        question, good, _ = QUESTIONS[0]
+        answer = interaction(completion_id, question, good)
+        return ancestry(CHAMPION) | {"completion": answer, "experiment": None, "promotion": records.promotions[-1]}
+
+    @app.get("/v1/lineage")
+    def user_lineage(user: str) -> Any:
+        if user != "user-7":
+            return refusal(404, f"Nobody called {user!r} has asked or rated anything here.")
+        steps = {"interactions": [{"id": "chatcmpl-0"}], "feedback": [{"completion_id": "chatcmpl-0"}]}
+        steps |= {"pairs": [{"id": "pair-1"}], "adapters": [{"name": CHAMPION}], "promotions": []}
+        return {"user": user, "counts": {step: len(rows) for step, rows in steps.items()}, **steps}
+
+
+def ancestry(adapter: str) -> Json:
+    """What an adapter was made of."""
+    question, good, bad = QUESTIONS[0]
+    judged = [{"reviewer": "Mira", "source": "person", "verdict": "a"}]
+    rated = [{"score": 0.0, "actor": "user-7", "source": "user"}]
+    pair = {"id": "pair-1", "question": question, "chosen": good, "rejected": bad, "judgments": judged}
+    record = {"name": adapter, "parent": IDENTITY, "base_model_hash": "77aa", "created_at": time_of(-700)}
+    return {
+        "adapter": record | {"recipe": {"name": "dpo-sft"}},
+        "run": {"id": "run-1", "state": "succeeded", "requested_by": "Ada", "created_at": time_of(-720)},
+        "dataset": {"name": "ds-1234567890ab", "train_rows": 270, "validation_rows": 30},
+        "parents": [],
+        "pairs": [pair | {"completion_id": "chatcmpl-0", "ratings": rated}],
+        "total": 300,
+    }
 
 
 if __name__ == "__main__":

@@ -90,6 +90,14 @@ GATE = {
     "sentence": "Better in the wanted behaviour, and no fact was lost.",
     "prompts": 240,
     "prompts_hash": "aa11",
+    "samples": [
+        {
+            "kind": "answerable",
+            "question": "What does a lost card cost?",
+            "before": "Thanks for asking! ![x](http://tracker.invalid/g.png) It costs 3 euros.",
+            "after": "It costs 3 euros [1].",
+        }
+    ],
     "checks": [
         {
             "name": "wanted behaviour",
@@ -109,6 +117,15 @@ GATE = {
         },
     ],
 }
+
+
+CARD = """---
+base_model: starter
+---
+# LoRA adapter for starter
+
+Trained with the recipe `dpo-sft`. ![x](http://tracker.invalid/c.png)
+"""
 
 
 class Records:
@@ -160,9 +177,11 @@ class Records:
             "state": "running",
             "evidence": evidence(),
             "evidence_hash": HASH,
+            "approvals": {"needed": 1, "given": [], "missing": []},
             "created_at": time_of(0),
             "ended_at": None,
         }
+        self.card = CARD
         self.ready = True
         self.break_stream = False
 
@@ -193,6 +212,9 @@ def interaction(completion_id: str, question: str, answer: str, *, arm: str | No
         "experiment_id": "exp-1" if arm else None,
         "arm": arm,
         "route": "knowledge",
+        "prompt_version": "p-1",
+        "index_version": "i-1",
+        "router_version": "r-1",
         "messages": [{"role": "user", "content": question}],
         "passages": [PASSAGE],
         "answer": answer,

@@ -19,6 +19,11 @@ def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in shown).replace("\\", "").replace("\u2060", "")
 
 
+def cells(page: AppTest) -> str:
+    """What stands in the page's tables, without the escapes."""
+    return "\n".join(table.value.to_string() for table in page.table).replace("\\", "")
+
+
 def test_question_is_answered_and_shown_with_its_passage(open_page: OpenPage, records: Records) -> None:
     page = open_page("chat")
     page.chat_input[0].set_value("What does a late book cost?").run()
@@ -136,6 +141,51 @@ def test_experiment_before_its_first_look_is_no_error(open_page: OpenPage, recor
     assert "The first look is taken" in texts(page)
 
 
+def test_everything_a_decision_rests_on_stands_on_one_page(open_page: OpenPage) -> None:
+    page = open_page("promote")
+    assert len(page.get("vega_lite_chart")) == 2
+    assert "Trained with the recipe `dpo-sft`" in page.code[0].value
+    shown = texts(page)
+    for part in (
+        "20 cents a day [1].",
+        "It costs 3 euros [1].",
+        "Thanks for asking!",
+        "1 of 300 pairs",
+        "rated 0 by user-7",
+    ):
+        assert part in shown
+    tables = cells(page)
+    for part in ("ds-1234567890ab", "recipe dpo-sft", "empty or cut answers", "fact accuracy"):
+        assert part in tables
+
+
+def test_adapter_without_card_or_kept_answers_is_no_error(open_page: OpenPage, records: Records) -> None:
+    records.card = ""
+    page = open_page("promote")
+    assert "published without a model card" in texts(page)
+    assert not page.error
+
+
+def test_first_of_two_approvals_is_kept_and_the_second_makes_it_live(open_page: OpenPage, records: Records) -> None:
+    records.experiment["approvals"]["needed"] = 2
+    page = open_page("promote")
+    for label, shown in (
+        ("Give the first approval", f"Your approval of {CHALLENGER} is kept; another person's is needed."),
+        ("Approve and make live", f"{CHALLENGER} is live now."),
+    ):
+        page.text_area("reason-decide").set_value("Clearly better")
+        next(button for button in page.button if button.label == label).click().run()
+        assert shown in texts(page)
+
+
+def test_first_approval_is_shown_with_who_is_missing(open_page: OpenPage, records: Records) -> None:
+    given = {"actor": "Ada", "reason": "reads well", "created_at": "2026-11-20T09:00:00+00:00"}
+    records.experiment["approvals"] = {"needed": 2, "given": [given], "missing": ["somebody else than Ada is needed"]}
+    shown = texts(open_page("promote"))
+    assert "Approved by Ada, 2026-11-20 09:00 UTC: reads well" in shown
+    assert "somebody else than Ada is needed" in shown
+
+
 def test_approval_is_bound_to_the_evidence_on_the_screen(open_page: OpenPage, records: Records) -> None:
     page = open_page("promote")
     page.text_area("reason-decide").set_value("Clearly better")
@@ -199,6 +249,20 @@ def test_lineage_is_looked_up_by_completion_id(open_page: OpenPage, completion_i
     page = open_page("promote")
     page.text_input("completion").set_value(completion_id).run()
     assert shown in texts(page)
+
+
+def test_lineage_of_an_answer_names_the_versions_it_was_made_with(open_page: OpenPage) -> None:
+    page = open_page("promote")
+    page.text_input("completion").set_value("chatcmpl-9").run()
+    assert "prompt version p-1 · index version i-1 · router version r-1" in cells(page)
+
+
+def test_everything_made_from_a_users_words_is_looked_up_by_name(open_page: OpenPage) -> None:
+    page = open_page("promote")
+    page.text_input("user").set_value("user-7").run()
+    assert "pair-1" in cells(page)
+    page.text_input("user").set_value("nobody").run()
+    assert "Nobody called 'nobody'" in texts(page)
 
 
 @pytest.mark.parametrize("name", ["chat", "review", "experiment", "promote"])
