@@ -19,6 +19,8 @@ from flywheel.errors import UserError
 from flywheel.settings import PREFIX, Settings, load_settings
 from flywheel.titles import title_of
 
+__all__ = ["app"]
+
 
 @app.callback()
 def configure(
