@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ from typing import Any
 import uvloop
 from rich.progress import track
 
+from benchmarks.engines import Replica
 from benchmarks.figures import Figure, measured, show
 from benchmarks.gateway import ASIDE, flywheel
 from benchmarks.load import Clients
@@ -28,28 +28,11 @@ from benchmarks.processes import cpu_seconds, free_port
 from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash
 from flywheel.database import open_database, reading
-from flywheel.parts import engine_command, engine_environment
-from flywheel.processes import Part, Running
-from flywheel.settings import Settings, load_settings
+from flywheel.settings import load_settings
 
 TOKENS = 64
 STREAMS = 48
 """In a round."""
-
-
-def started(settings: Settings, folder: Path) -> Running:
-    """vLLM on the starter, once it answers. Raises RuntimeError."""
-    command, environment = engine_command(settings, cpu=True), engine_environment(settings, cpu=True)
-    part = Part("engine", command, settings.engine.urls[0], "/health", environment=environment)
-    running = Running(part, logs=folder)
-    for _ in track(range(600), "starting vLLM", transient=True, console=ASIDE):
-        if running.healthy or not running.alive:
-            break
-        time.sleep(0.5)
-    if not running.healthy:
-        running.stop()
-        raise RuntimeError(running.last_words(20))
-    return running
 
 
 def identity_name(home: Path, engine: str) -> str:
@@ -109,11 +92,14 @@ def main() -> None:
         scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
         (scratch / "home").mkdir()
         url = f"http://127.0.0.1:{free_port()}"
-        engine = started(load_settings(home=scratch, engine={"urls": [url]}), scratch)
+        engine = Replica(load_settings(home=scratch, engine={"urls": [url]}), scratch)
+        engine.start()
         running.callback(engine.stop)
+        ASIDE.print("starting vLLM")
+        engine.wait()
         ours = running.enter_context(flywheel(url, scratch / "home", divided=False))
         name = identity_name(scratch / "home", url)
-        past = Gateway("vLLM", f"{url}/v1", name, "none", engine.process.pid)
+        past = Gateway("vLLM", f"{url}/v1", name, "none", engine.pid)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             figures = runner.run(measure(ours, past, rounds=arguments.rounds, at_once=arguments.at_once))
     show(figures, f"Before a real vLLM, {arguments.at_once} streams of {TOKENS} tokens", as_json=arguments.json)
