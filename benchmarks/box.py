@@ -18,7 +18,6 @@ from benchmarks.engines import Replica
 from benchmarks.made_lora import publish_lora
 from benchmarks.processes import Server, answers, free_port, plain_environment
 from flywheel.adapters import Adapter
-from flywheel.base_model import base_model_hash
 from flywheel.database import migrate, now, open_database, writing
 from flywheel.settings import Settings, load_settings
 from serving.live import read_base_model
@@ -45,13 +44,38 @@ class Act:
     """When every engine was ready for the challenger."""
 
 
-class Box:
+class Home:
+    """A data directory with an identity adapter, to which others are added. It is there before serving is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = open_database(settings.resolved_database_url, checkpoints=False)
+        migrate(self.database)
+        base_model = read_base_model(Path(settings.base_model_path))
+        self.identity = publish_identity(self.database, settings, base_model)
+        self._base_model_hash = base_model.hash
+
+    def made_adapter(self, *, seed: int, **shape: Any) -> str:
+        """A random adapter with files, a record and a green gate; returns the name."""
+        name = publish_lora(self.settings, seed=seed, **shape)
+        made = Adapter(
+            name=name, content_hash=name, base_model_hash=self._base_model_hash, manifest={}, created_at=now()
+        )
+        made.gate = {"passed": True}
+        with writing(self.database) as session:
+            session.add(made)
+        return name
+
+    def folder(self, adapter: str) -> Path:
+        return self.settings.adapters_folder / adapter
+
+
+class Box(Home):
     """The replicas, the home, and serving, which may be stopped and started again."""
 
     def __init__(self, home: Path) -> None:
-        ports = [free_port() for _ in range(REPLICAS)]
-        urls = [f"http://127.0.0.1:{port}" for port in ports]
-        self.settings: Settings = load_settings(home=home, engine={"urls": urls})
+        urls = [f"http://127.0.0.1:{free_port()}" for _ in range(REPLICAS)]
+        super().__init__(load_settings(home=home, engine={"urls": urls}))
         self.replicas = [
             Replica(load_settings(home=home, engine={"urls": [url]}), home / "logs" / str(number))
             for number, url in enumerate(urls)
@@ -62,29 +86,12 @@ class Box:
         environment |= {"FLYWHEEL_ENGINE__URLS": orjson.dumps(urls).decode(), "FLYWHEEL_SERVING__FIRST_KEY": "false"}
         del environment["FLYWHEEL_SERVING__RECONCILE_SECONDS"]  # as users have it
         self.serving = Server(environment)
-        self.database = open_database(self.settings.resolved_database_url, checkpoints=False)
-        migrate(self.database)
-        base_model = read_base_model(Path(self.settings.base_model_path))
-        self.identity = publish_identity(self.database, self.settings, base_model)
-
-    def made_adapter(self, *, seed: int, **shape: Any) -> str:
-        """A random adapter with files, a record and a green gate; returns the name."""
-        name = publish_lora(self.settings, seed=seed, **shape)
-        base = base_model_hash(self.settings.base_model_path)
-        with writing(self.database) as session:
-            made = Adapter(name=name, content_hash=name, base_model_hash=base, manifest={}, created_at=now())
-            made.gate = {"passed": True}
-            session.add(made)
-        return name
 
     async def start_serving(self) -> None:
         """Return once it answers."""
         self.serving.start()
         async with aiohttp.ClientSession() as http:
             await answers(http, self.url)
-
-    def close(self) -> None:
-        self.database.dispose()
 
 
 @contextmanager
@@ -103,20 +110,21 @@ def running_box(home: Path) -> Iterator[Box]:
         box.serving.stop()
         for replica in started:
             replica.stop()
-        box.close()
+        box.database.dispose()
 
 
 class Operator:
     """Opens experiments and decides about them, as a person does with `flywheel promote --override`."""
 
-    def __init__(self, box: Box, http: aiohttp.ClientSession) -> None:
-        self.box, self._http = box, http
+    def __init__(self, http: aiohttp.ClientSession, engines: list[str]) -> None:
+        """`http` speaks to serving; `engines` are its replicas."""
+        self._http, self._engines = http, engines
         self.acts: list[Act] = []
         self.stopped = 0
         """Experiments that serving ended by itself before the decision; another was opened then."""
 
     async def get(self, path: str) -> Any:
-        async with self._http.get(self.box.url + path) as response:
+        async with self._http.get(path) as response:
             return orjson.loads(await response.read())
 
     async def open(self, challenger: str) -> tuple[str, float, float]:
@@ -125,7 +133,7 @@ class Operator:
         status, answer = await self._post("/v1/experiments", {"challenger": challenger, "actor": "benchmark"})
         if status != 200:
             raise RuntimeError(f"POST /v1/experiments: {status} {answer}")
-        await self.until_loaded(challenger, self.box.settings.engine.urls)
+        await self.until_loaded(challenger, self._engines)
         return str(answer["id"]), opened_at, time.monotonic()
 
     async def until_loaded(self, adapter: str, urls: list[str]) -> None:
@@ -174,7 +182,7 @@ class Operator:
 
     async def ready_for(self, url: str) -> int:
         """How many adapters the replica at `url` is marked ready for, by /metrics; 0: it is out of service."""
-        async with self._http.get(f"{self.box.url}/metrics") as response:
+        async with self._http.get("/metrics") as response:
             text = (await response.read()).decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -183,5 +191,5 @@ class Operator:
         return 0
 
     async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        async with self._http.post(self.box.url + path, json=body) as response:
+        async with self._http.post(path, json=body) as response:
             return response.status, orjson.loads(await response.read())

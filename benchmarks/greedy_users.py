@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -58,9 +59,10 @@ class Heard:
 class Crowd:
     """Users who ask one after the other, all at once, and what they heard."""
 
-    def __init__(self, url: str, questions: list[str]) -> None:
+    def __init__(self, url: str, questions: list[str], *, key: str = "") -> None:
         self.heard: list[Heard] = []
         self._url, self._questions = url, questions
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._numbers = count()
         self._over = False
         self._awaited, self._reached = 0, asyncio.Event()
@@ -68,7 +70,11 @@ class Crowd:
     @asynccontextmanager
     async def under_way(self, *, at_once: int) -> AsyncIterator[Crowd]:
         """For the length of the block; what is under way then is heard to its end."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http, asyncio.TaskGroup() as users:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(self._url, connector=connector, headers=self._headers) as http,
+            asyncio.TaskGroup() as users,
+        ):
             for _ in range(at_once):
                 users.create_task(self._ask_on(http))
             yield self
@@ -99,7 +105,7 @@ class Crowd:
 
     async def _ask(self, http: aiohttp.ClientSession, heard: Heard, *, user: str) -> None:
         body = greedy("flywheel-plain", heard.question) | {"user": user, "stream": heard.streamed}
-        async with http.post(f"{self._url}/v1/chat/completions", json=body) as response:
+        async with http.post("/v1/chat/completions", json=body) as response:
             heard.status = response.status
             heard.adapter = response.headers.get("x-flywheel-adapter", "")
             heard.arm = response.headers.get("x-flywheel-arm", "")
@@ -148,7 +154,7 @@ async def said(engine: Engine, adapter: str, question: str) -> tuple[str, float]
     return choice["message"]["content"], min(first["logprob"] - second["logprob"] for first, second in pairs)
 
 
-async def fingerprints(engines: list[Engine], adapters: dict[str, Any], questions: list[str]) -> Fingerprints:
+async def fingerprints(engines: list[Engine], adapters: dict[str, Path], questions: list[str]) -> Fingerprints:
     """What each adapter says, by every engine alike. `adapters`: {name: folder}; they are loaded one after the other.
 
     Raises RuntimeError when fewer than three questions tell all adapters apart.

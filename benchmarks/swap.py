@@ -65,11 +65,11 @@ class Stage:
         if not self._known:
             self.box.serving.stop()
             self.adapters = [self.box.made_adapter(seed=seed) for seed in range(1, CHALLENGERS + 1)]
-            folders = {name: self.box.settings.adapters_folder / name for name in [self.box.identity, *self.adapters]}
+            folders = {name: self.box.folder(name) for name in [self.box.identity, *self.adapters]}
             asked = list(dict.fromkeys(one.messages[-1]["content"] for one in questions("users")))
             Random(1).shuffle(asked)
-            self._known = await fingerprints(self.engines, folders, asked[:100])
-            say(f"{len(self._known)} of 100 questions tell {len(folders)} adapters apart")
+            self._known = await fingerprints(self.engines, folders, asked[:40])
+            say(f"{len(self._known)} of 40 questions tell {len(folders)} adapters apart")
             await self.box.start_serving()
         return self._known
 
@@ -115,7 +115,7 @@ async def raw_swap(stage: Stage, engine: Engine, adapter: str) -> float | None:
     not order it, took it away in between."""
     begun = time.monotonic()
     try:
-        await engine.load(adapter, stage.box.settings.adapters_folder / adapter)
+        await engine.load(adapter, stage.box.folder(adapter))
         await engine.complete(greedy(adapter, "Hello", tokens=1))
         seconds = time.monotonic() - begun
         await engine.unload(adapter)
@@ -216,7 +216,7 @@ async def memory(stage: Stage, operator: Operator) -> list[Figure]:
     """Swaps to fresh adapters under load. Engines fill their cache of `max_cpu_loras` first: flat is what follows."""
     box, rank = stage.box, stage.box.settings.engine.max_lora_rank
     names = [box.made_adapter(seed=2000 + number, rank=rank, targets=EVERYTHING) for number in range(FRESH)]
-    folder = box.settings.adapters_folder / names[0]
+    folder = box.folder(names[0])
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     held: list[list[float]] = []
     async with stage.crowd() as crowd:
@@ -240,10 +240,10 @@ async def measure(box: Box, *, parts: list[str], many: int, requests: int, at_on
     """Every figure of the parts asked for."""
     stage, figures = Stage(box, at_once=at_once), list[Figure]()
     await box.start_serving()
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(box.url) as http:
         for part in (part for part in PARTS if part in parts):
             say(part)
-            operator = Operator(box, http)
+            operator = Operator(http, box.settings.engine.urls)
             if part == "swaps":
                 figures += await swaps(stage, operator, many=many, requests=requests)
             else:

@@ -62,22 +62,25 @@ def _agrees(heard: Heard, row: Interaction | None) -> bool:
     return row is not None and (row.adapter, row.answer, row.status) == (heard.adapter, heard.text, "finished")
 
 
+def settled(acts: list[Act]) -> list[tuple[Act, float]]:
+    """Each act, and when the next experiment or decision began."""
+    return list(zip(acts, [act.opened_at or act.begun_at for act in acts[1:]] + [float("inf")], strict=True))
+
+
 def stale(heard: list[Heard], acts: list[Act]) -> int:
-    """Answers of nobody's arm that were asked after one decision was acknowledged and over before the next experiment
-    or decision began, and that the decision's target did not give."""
-    ends = [act.opened_at or act.begun_at for act in acts[1:]] + [float("inf")]
-    spans = list(zip(acts, ends, strict=True))
+    """Answers that were asked after a decision was acknowledged and over before the next experiment or decision began,
+    and that the decision's target did not give."""
     return sum(
-        any(act.over_at < one.asked_at and one.over_at < end and one.adapter != act.target for act, end in spans)
+        act.over_at < one.asked_at and one.over_at < end and one.adapter != act.target
+        for act, end in settled(acts)
         for one in heard
     )
 
 
-def seconds_until_all(act: Act, heard: list[Heard], *, within: float = 5.0) -> float | None:
-    """From an act's POST to the first request after which the target answered all; None: nobody asked then."""
-    after = [one for one in heard if act.begun_at <= one.asked_at < act.begun_at + within and not one.failed]
-    others = [one.asked_at for one in after if one.adapter != act.target]
-    last = max(others, default=act.begun_at)
+def seconds_until_all(act: Act, end: float, heard: list[Heard]) -> float | None:
+    """From an act's POST to the first request after which its target answered all, until `end`; None: nobody asked."""
+    after = [one for one in heard if act.begun_at <= one.asked_at < end and not one.failed]
+    last = max((one.asked_at for one in after if one.adapter != act.target), default=act.begun_at)
     new = [one.asked_at for one in after if one.adapter == act.target and one.asked_at > last]
     return min(new) - act.begun_at if new else None
 
@@ -85,8 +88,8 @@ def seconds_until_all(act: Act, heard: list[Heard], *, within: float = 5.0) -> f
 def decision_figures(heard: list[Heard], acts: list[Act], raw: list[float]) -> Iterator[Figure]:
     """How soon decisions held, beside `raw`: seconds to load an adapter on the engine directly and to get a token."""
     took: dict[str, list[float]] = {"promote": [], "roll_back": []}
-    for act in acts:
-        seconds = seconds_until_all(act, heard)
+    for act, end in settled(acts):
+        seconds = seconds_until_all(act, end, heard)
         if seconds is not None:
             took[act.kind].append(seconds)
     up, back = took["promote"], took["roll_back"]
