@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import cycle
+from itertools import chain, cycle, pairwise
 from pathlib import Path
 from random import Random
 
@@ -41,6 +41,8 @@ PARTS = ("unchanged", "swaps", "memory", "killed")
 CHALLENGERS = 4
 FRESH = 20
 """Swaps of the part `memory`."""
+BETWEEN = 60
+"""Requests before each of them, and after."""
 PROMPTS = 1000
 PROMPT_TOKENS = 16
 EVERYTHING = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -213,27 +215,33 @@ def _differ(one: list[list[int]], other: list[list[int]]) -> int:
 
 
 async def memory(stage: Stage, operator: Operator) -> list[Figure]:
-    """Swaps to fresh adapters under load. Engines fill their cache of `max_cpu_loras` first: flat is what follows."""
-    box, rank = stage.box, stage.box.settings.engine.max_lora_rank
-    names = [box.made_adapter(seed=2000 + number, rank=rank, targets=EVERYTHING) for number in range(FRESH)]
-    folder = box.folder(names[0])
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    """Swaps to fresh adapters under load, each after as many requests without one: engines also grow with what they
+    are asked. They fill their cache of `max_cpu_loras` first; flat is what follows."""
+    box, settings = stage.box, stage.box.settings.engine
+    names = [box.made_adapter(seed=2000 + n, rank=settings.max_lora_rank, targets=EVERYTHING) for n in range(FRESH)]
+    size = sum(file.stat().st_size for file in box.folder(names[0]).iterdir()) / 2**20
     held: list[list[float]] = []
+    """By each engine: at first, then without a swap, with one, without one, …"""
     async with stage.crowd() as crowd:
-        for name in names:
-            await operator.promote(name)
-            await asyncio.sleep(3)
+        for step, name in enumerate([None, *chain.from_iterable((None, name) for name in names)]):
+            if name:
+                await operator.promote(name)
+            await crowd.until(len(crowd.heard) + BETWEEN)
             held.append([replica.memory() / 2**20 for replica in box.replicas])
-            say(f"{len(held)} fresh adapters, {len(crowd.heard)} requests: {[f'{one:.1f} MiB' for one in held[-1]]}")
-    full = box.settings.engine.max_cpu_loras
-    grown = max(last - first for first, last in zip(held[full], held[-1], strict=True))
+            say(f"{step // 2} fresh adapters, {len(crowd.heard)} requests: {[f'{one:.1f} MiB' for one in held[-1]]}")
+    steps = [[after - before for before, after in pairwise(engine)] for engine in zip(*held, strict=True)]
+    still, swapped = ([sum(engine[first:][2 * settings.max_cpu_loras :: 2]) for engine in steps] for first in (0, 1))
     return [
         measured("one adapter's files", size, "MiB"),
         measured("an engine's memory", max(held[-1]), "MiB"),
-        measured(f"grown over {FRESH} swaps, the cache of {full} included",
-                 max(last - first for first, last in zip(held[0], held[-1], strict=True)), "MiB"),
-        measured(f"grown after swap {full + 1}", grown, "MiB", target=("<=", round(size, 2))),
-    ]  # fmt: skip
+        measured("grown in all, adapters and requests", max(sum(engine) for engine in steps), "MiB"),
+        measured(
+            f"grown by {FRESH - settings.max_cpu_loras} swaps after its cache is full, beyond as many requests without",
+            max(one - other for one, other in zip(swapped, still, strict=True)),
+            "MiB",
+            target=("<=", round(size, 2)),
+        ),
+    ]
 
 
 async def measure(box: Box, *, parts: list[str], many: int, requests: int, at_once: int) -> list[Figure]:
@@ -245,9 +253,12 @@ async def measure(box: Box, *, parts: list[str], many: int, requests: int, at_on
             say(part)
             operator = Operator(http, box.settings.engine.urls)
             if part == "swaps":
-                figures += await swaps(stage, operator, many=many, requests=requests)
+                found = await swaps(stage, operator, many=many, requests=requests)
             else:
-                figures += await {"killed": killed, "unchanged": unchanged, "memory": memory}[part](stage, operator)
+                found = await {"killed": killed, "unchanged": unchanged, "memory": memory}[part](stage, operator)
+            for one in found:
+                say(f"{one.figure}: {one.value:.4g} {one.unit}" + (f", not {one.target}" if one.holds is False else ""))
+            figures += found
     for engine in stage.engines:
         engine.close()
     return figures
@@ -258,7 +269,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--requests", type=int, default=20_000, help="at least, in the part `swaps`")
-    parser.add_argument("--at-once", type=int, default=6, help="users who ask at the same time")
+    parser.add_argument("--at-once", type=int, default=12, help="users who ask at the same time")
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON list")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
