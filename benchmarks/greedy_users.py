@@ -136,7 +136,7 @@ class Crowd:
 
 def _note(heard: Heard, answer: dict[str, Any], words: str) -> None:
     heard.completion_id = answer["id"]
-    heard.speakers.add(answer["system_fingerprint"])
+    heard.speakers.add(answer.get("system_fingerprint") or "")
     heard.text += words
 
 

@@ -57,9 +57,9 @@ async def swapped(served: Served, home: Home, adapters: list[str], questions: li
         await operator.until_loaded(home.identity, home.settings.engine.urls)
         async with Crowd(served.url, questions, key=served.key).under_way(at_once=6) as crowd:
             for adapter in adapters:
-                await crowd.until(len(crowd.heard) + 20)
+                await crowd.until(len(crowd.heard) + 10)
                 await operator.promote(adapter, trial_seconds=0.3)
-                await crowd.until(len(crowd.heard) + 20)
+                await crowd.until(len(crowd.heard) + 10)
                 await operator.roll_back()
     return crowd, operator.acts
 
