@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 
 from sqlalchemy import Engine as Database
@@ -104,6 +105,9 @@ def decision_figures(heard: list[Heard], acts: list[Act], raw: list[float]) -> I
     if back:
         yield measured("rollback to all new requests, median", median(back), "s", target=("<=", 1))
         yield measured("rollback to all new requests, longest", max(back), "s", target=("<=", 1))
+    ends = sorted(one.over_at for one in heard)
+    silence = max((after - before for before, after in pairwise(ends)), default=0.0)
+    yield measured("longest time in which nobody heard anything", silence, "s")
     ready = [act.ready_at - act.opened_at for act in acts if act.kind == "promote" and act.ready_at]
     if ready:
         yield measured("experiment opened until both engines are ready, median", median(ready), "s")
