@@ -215,29 +215,32 @@ def _differ(one: list[list[int]], other: list[list[int]]) -> int:
 
 
 async def memory(stage: Stage, operator: Operator) -> list[Figure]:
-    """Swaps to fresh adapters under load, each after as many requests without one: engines also grow with what they
-    are asked. They fill their cache of `max_cpu_loras` first; flat is what follows."""
+    """Swaps to fresh adapters under load, each after requests without one: engines also grow with what they are
+    asked, so what as many requests took without a swap is subtracted. They fill their cache of `max_cpu_loras` first; flat is what follows."""
     box, settings = stage.box, stage.box.settings.engine
     names = [box.made_adapter(seed=2000 + n, rank=settings.max_lora_rank, targets=EVERYTHING) for n in range(FRESH)]
     size = sum(file.stat().st_size for file in box.folder(names[0]).iterdir()) / 2**20
     held: list[list[float]] = []
-    """By each engine: at first, then without a swap, with one, without one, …"""
+    """MiB of each engine, and the requests so far: at first, then without a swap, with one, without one, …"""
     async with stage.crowd() as crowd:
         for step, name in enumerate([None, *chain.from_iterable((None, name) for name in names)]):
             if name:
                 await operator.promote(name)
             await crowd.until(len(crowd.heard) + BETWEEN)
-            held.append([replica.memory() / 2**20 for replica in box.replicas])
-            say(f"{step // 2} fresh adapters, {len(crowd.heard)} requests: {[f'{one:.1f} MiB' for one in held[-1]]}")
-    steps = [[after - before for before, after in pairwise(engine)] for engine in zip(*held, strict=True)]
-    still, swapped = ([sum(engine[first:][2 * settings.max_cpu_loras :: 2]) for engine in steps] for first in (0, 1))
+            held.append([*(replica.memory() / 2**20 for replica in box.replicas), len(crowd.heard)])
+            say(
+                f"{step // 2} fresh adapters, {len(crowd.heard)} requests: {[round(one, 1) for one in held[-1][:-1]]} MiB"
+            )
+    steps = [[after - before for before, after in pairwise(column)] for column in zip(*held, strict=True)]
+    still, swapped = ([sum(column[first:][2 * settings.max_cpu_loras :: 2]) for column in steps] for first in (0, 1))
+    share = swapped.pop() / still.pop()
     return [
         measured("one adapter's files", size, "MiB"),
-        measured("an engine's memory", max(held[-1]), "MiB"),
-        measured("grown in all, adapters and requests", max(sum(engine) for engine in steps), "MiB"),
+        measured("an engine's memory", max(held[-1][:-1]), "MiB"),
+        measured("grown in all, adapters and requests", max(sum(engine) for engine in steps[:-1]), "MiB"),
         measured(
-            f"grown by {FRESH - settings.max_cpu_loras} swaps after its cache is full, beyond as many requests without",
-            max(one - other for one, other in zip(swapped, still, strict=True)),
+            f"grown by {FRESH - settings.max_cpu_loras} swaps after its cache is full, beyond what so many requests take",
+            max(one - share * other for one, other in zip(swapped, still, strict=True)),
             "MiB",
             target=("<=", round(size, 2)),
         ),
