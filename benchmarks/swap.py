@@ -215,8 +215,9 @@ def _differ(one: list[list[int]], other: list[list[int]]) -> int:
 
 
 async def memory(stage: Stage, operator: Operator) -> list[Figure]:
-    """Swaps to fresh adapters under load, each after requests without one: engines also grow with what they are
-    asked, so what as many requests took without a swap is subtracted. They fill their cache of `max_cpu_loras` first; flat is what follows."""
+    """Swaps to fresh adapters under load, each after requests without one: engines also grow with what they are asked,
+    so what as many requests took without a swap is subtracted. They fill their cache of `max_cpu_loras` first; flat is
+    what follows."""
     box, settings = stage.box, stage.box.settings.engine
     names = [box.made_adapter(seed=2000 + n, rank=settings.max_lora_rank, targets=EVERYTHING) for n in range(FRESH)]
     size = sum(file.stat().st_size for file in box.folder(names[0]).iterdir()) / 2**20
@@ -228,9 +229,8 @@ async def memory(stage: Stage, operator: Operator) -> list[Figure]:
                 await operator.promote(name)
             await crowd.until(len(crowd.heard) + BETWEEN)
             held.append([*(replica.memory() / 2**20 for replica in box.replicas), len(crowd.heard)])
-            say(
-                f"{step // 2} fresh adapters, {len(crowd.heard)} requests: {[round(one, 1) for one in held[-1][:-1]]} MiB"
-            )
+            weights = [round(one, 1) for one in held[-1][:-1]]
+            say(f"{step // 2} fresh adapters, {len(crowd.heard)} requests: {weights} MiB")
     steps = [[after - before for before, after in pairwise(column)] for column in zip(*held, strict=True)]
     still, swapped = ([sum(column[first:][2 * settings.max_cpu_loras :: 2]) for column in steps] for first in (0, 1))
     share = swapped.pop() / still.pop()
@@ -239,7 +239,7 @@ async def memory(stage: Stage, operator: Operator) -> list[Figure]:
         measured("an engine's memory", max(held[-1][:-1]), "MiB"),
         measured("grown in all, adapters and requests", max(sum(engine) for engine in steps[:-1]), "MiB"),
         measured(
-            f"grown by {FRESH - settings.max_cpu_loras} swaps after its cache is full, beyond what so many requests take",
+            f"grown by {FRESH - settings.max_cpu_loras} swaps after its cache is full, beyond what requests take",
             max(one - share * other for one, other in zip(swapped, still, strict=True)),
             "MiB",
             target=("<=", round(size, 2)),
