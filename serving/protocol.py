@@ -47,6 +47,7 @@ class ChatBody(msgspec.Struct):
     safety_identifier: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    n: int | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None

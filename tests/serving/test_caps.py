@@ -13,6 +13,7 @@ from sqlmodel import select
 from flywheel.database import reading
 from flywheel.interactions import Interaction
 from flywheel.settings import load_settings
+from serving.engine import Engine
 from tests.conftest import Served, serving_on, wait_until
 
 pytestmark = pytest.mark.engine
@@ -46,6 +47,8 @@ def rows(served: Served) -> int:
     [
         ({"n": 3}, "n", "3 is outside 1 … 2"),
         ({"n": 0}, "n", "0 is outside 1 … 2"),
+        ({"n": "3"}, "n", "expected `int | null`, got `str`"),  # vLLM would take these for the number
+        ({"n": 3.0}, "n", "expected `int | null`, got `float`"),
         ({"max_tokens": 21}, "max_tokens", "21 is outside 1 … 20"),
         ({"max_tokens": None, "max_completion_tokens": 21}, "max_completion_tokens", "serving.max_answer_tokens"),
         ({"messages": LONG}, "messages", "more than one prompt may have: 100"),
@@ -67,8 +70,27 @@ def test_more_than_one_chat_may_have_is_refused_before_anything_is_done(
 
 def test_what_fits_is_answered(capped: Served) -> None:
     assert len(ask(capped, n=2, max_tokens=20).json()["choices"]) == 2
-    many_bytes_few_tokens = [{"role": "user", "content": " the" * 60}]
-    assert ask(capped, messages=many_bytes_few_tokens).status_code == 200
+
+
+def test_a_prompt_of_many_bytes_may_have_exactly_as_many_tokens_as_are_allowed(capped: Served) -> None:
+    def the(times: int) -> httpx.Response:
+        return ask(capped, messages=[{"role": "user", "content": " the" * times}])
+
+    spare = 100 - the(60).json()["usage"]["prompt_tokens"]
+    assert [the(60 + spare).status_code, the(61 + spare).status_code] == [200, 400]
+
+
+def test_tools_are_counted_with_the_prompt(capped: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+
+    async def count(_: Engine, chat: dict[str, Any]) -> int:
+        counted.append(chat)
+        return 101
+
+    monkeypatch.setattr(Engine, "count_tokens", count)  # the starter's template leaves tools out
+    tools = [{"type": "function", "function": {"name": "find", "description": "the " * 200}}]
+    assert ask(capped, tools=tools).status_code == 400
+    assert [(chat["messages"], chat["tools"]) for chat in counted] == [(HELLO, tools)]
 
 
 def test_our_port_passes_none_of_the_engines_other_routes_on(served: Served, engine_url: str) -> None:
