@@ -150,19 +150,19 @@ def add_picked(session: Session, interaction: Interaction, *, choice: int, revie
 def add_corrected(session: Session, interaction: Interaction, *, choice: int, text: str) -> PreferencePair | None:
     """A user's correction as a candidate, to be judged blind beside the choice it corrects.
 
-    Anybody may write a correction, so it is a reviewer who decides whether it teaches. None where the words are gone.
+    Anybody may write a correction, so it is a reviewer who decides whether it teaches. None without other words.
     """
     offered = select(Candidate).where(Candidate.completion_id == interaction.id, Candidate.choice == choice)
     other = session.exec(offered).first() if choice else None
-    given = (other.text, other.id) if other else (interaction.answer, None)
-    if not given[0] or interaction.status != "finished" or given[0].strip() == text.strip():
+    words, origin = (other.text, other.id) if other else (None if choice else interaction.answer, None)
+    if not words or interaction.status != "finished" or words.strip() == text.strip():
         return None
     better = Candidate(
         id=new_id("cand"), tenant=interaction.tenant, completion_id=interaction.id, text=text, created_at=now()
     )
     session.add(better)
     session.flush()
-    pair = _blind_pair(interaction, (given[0], given[1]), (better.text, better.id))
+    pair = _blind_pair(interaction, (words, origin), (better.text, better.id))
     session.add(pair)
     return pair
 

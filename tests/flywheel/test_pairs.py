@@ -13,6 +13,7 @@ from flywheel.pairs import (
     Candidate,
     Judgment,
     PreferencePair,
+    add_corrected,
     add_pairs,
     decided_pairs,
     judge,
@@ -65,6 +66,40 @@ def test_the_given_answer_stands_on_either_side_about_equally_often(database: En
         made = add_pairs(session, row, candidates=[candidate(row.id, f"Answer {n}") for n in range(200)])
     assert 60 < sum(pair.a == row.answer for pair in made) < 140
     assert all((pair.a_candidate is None) == (pair.a == row.answer) for pair in made)
+
+
+def test_a_correction_and_the_choice_it_corrects_are_a_waiting_pair_of_its_tenant(database: Engine) -> None:
+    with writing(database) as session:
+        row = made_interaction(session, tenant="acme")
+        second = candidate(row.id, "Ask us.")
+        second.choice = 1
+        session.add(second)
+        pairs = [add_corrected(session, row, choice=choice, text="Ask Olga.") for choice in (0, 1)]
+        added = session.exec(select(Candidate).where(Candidate.text == "Ask Olga.").order_by(col(Candidate.id))).all()
+    told = [(pair.tenant, pair.state, pair.prompt == row.prompt) for pair in pairs if pair]
+    assert told == [("acme", "waiting", True)] * 2
+    assert [(one.tenant, one.choice) for one in added] == [("acme", None)] * 2
+    assert [{pair.a: pair.a_candidate, pair.b: pair.b_candidate} for pair in pairs if pair] == [
+        {"Open the settings.": None, "Ask Olga.": added[0].id},
+        {"Ask us.": second.id, "Ask Olga.": added[1].id},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "choice", "text"),
+    [
+        ({"status": "failed"}, 0, "Ask Olga."),
+        ({"answer": None}, 0, "Ask Olga."),
+        ({}, 0, "Open the settings. "),
+        ({}, 1, "Ask Olga."),  # a tool call, say: it has no words, and those of choice 0 are not its own
+    ],
+)
+def test_a_correction_of_what_has_no_words_or_the_same_ones_makes_no_pair(
+    database: Engine, values: dict[str, str | None], choice: int, text: str
+) -> None:
+    with writing(database) as session:
+        assert add_corrected(session, made_interaction(session, **values), choice=choice, text=text) is None
+        assert not session.exec(select(Candidate)).all()
 
 
 def test_two_reviewers_are_given_different_pairs(database: Engine) -> None:

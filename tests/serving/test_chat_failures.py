@@ -138,6 +138,10 @@ def test_citation_reaches_client_and_record(scripted: Served, stream: bool) -> N
     assert scripted_engine.CITED[found["start_index"] : found["end_index"]] == "[1]"
     row = last_row(scripted)
     assert [(passage.section, passage.cited) for passage in row.passages] == [("Price", True)]
+    assert found["title"] == "Heron ferry – Price"
+    place = f"{scripted.url}/v1/chat/completions/{row.id}"
+    [stored] = httpx.get(place, headers=scripted.authorized).json()["choices"]
+    assert stored["message"]["annotations"] == [{"type": "url_citation", "url_citation": found}]
     assert (
         httpx.get(scripted.url + found["url"].partition("#")[0], headers=scripted.authorized).json()["document"]
         == "Heron ferry"

@@ -6,6 +6,8 @@ import json
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -117,8 +119,30 @@ def test_browser_rates_by_a_signed_link_and_by_no_other(api: httpx.Client, clien
     assert "kept" in api.post(url, data={"value": "down"}).text
     history = api.get(f"/v1/interactions/{answer.id}").json()["feedback"]
     assert [(row["score"], row["actor"]) for row in history] == [(1.0, "ann"), (0.0, "ann")]
-    assert api.post(url[:-4] + "AAAA", data={"value": "up"}).status_code == 404
+    wrong = url[:-4] + "AAAA"
+    assert api.post(wrong, data={"value": "up"}).status_code == 404
+    assert (api.get(wrong).status_code, "👍" in api.get(wrong).text) == (404, False)
+    assert api.get(url).headers["cache-control"] == "no-store"
     assert api.post("/v1/feedback/links", json={"completion_id": "chatcmpl-unknown"}).status_code == 404
+
+
+def test_link_is_for_one_choice_and_ends(api: httpx.Client, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2, n=2)
+
+    def link(**more: Any) -> httpx.Response:
+        return api.post("/v1/feedback/links", json={"completion_id": answer.id} | more)
+
+    assert [link(**wrong).status_code for wrong in ({"choice": 2}, {"expires_in": 59}, {"expires_in": 10**9})] == [
+        400
+    ] * 3
+    url = link(choice=1, expires_in=60).json()["url"]
+    assert api.post(url, data={"value": "up"}).status_code == 200
+    history = api.get(f"/v1/interactions/{answer.id}").json()["feedback"]
+    assert [(row["choice"], row["score"]) for row in history] == [(1, 1.0)]
+    later = datetime.now(UTC) + timedelta(seconds=61)
+    monkeypatch.setattr("serving.rating_links.datetime", SimpleNamespace(now=lambda _: later))
+    for ended in (api.get(url), api.post(url, data={"value": "down"})):
+        assert (ended.status_code, "has ended" in ended.text) == (400, True)
 
 
 def test_full_writer_refuses_before_the_engine_is_asked(

@@ -69,3 +69,31 @@ def test_plain_words_of_one_choice_are_not_kept_twice() -> None:
     assert not worth_keeping_whole(
         whole_choices({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
     )
+
+
+def test_refusals_and_reasoning_are_joined_and_other_fields_kept_as_last_said() -> None:
+    raw = events(
+        {"index": 0, "delta": {"refusal": "I ", "reasoning": "He ", "reasoning_content": "he "}},
+        {
+            "index": 0,
+            "delta": {"refusal": "won't.", "reasoning": "asks.", "reasoning_content": "asks.", "mood": "grave"},
+        },
+        {"index": 0, "delta": {"mood": "gay"}, "finish_reason": "stop"},
+        {"index": 0, "delta": {}, "finish_reason": None},
+    )
+    [choice] = streamed(raw)
+    assert choice.message == {
+        "role": "assistant",
+        "content": None,
+        "refusal": "I won't.",
+        "reasoning": "He asks.",
+        "reasoning_content": "he asks.",
+        "mood": "gay",
+    }
+    assert choice.finish_reason == "stop"
+    assert worth_keeping_whole([choice])
+
+
+def test_length_is_counted_in_words_of_the_first_choice() -> None:
+    words = [Choice(index=0, message={"content": "Two words"}), Choice(index=1, message={"tool_calls": [{}]})]
+    assert length_of(words) == 2

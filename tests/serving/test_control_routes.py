@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from sqlalchemy import Engine as Database
 from flywheel.database import writing
 from flywheel.experiments import Experiment, record_evidence
 from flywheel.interactions import interaction
+from flywheel.keys import create_key
 from tests.conftest import Served, wait_until
 from tests.made_adapters import trained_adapter
 from tests.made_records import (
@@ -26,6 +28,15 @@ from tests.made_records import (
 )
 
 pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def api(served: Served) -> Iterator[httpx.Client]:
+    """With the key of a program that many use: each act bears its name, too."""
+    with writing(served.database) as session:
+        _, secret = create_key(session, tenant="default", name="console", scope="operate", actor="test")
+    with httpx.Client(base_url=served.url, timeout=60, headers={"authorization": f"Bearer {secret}"}) as client:
+        yield client
 
 
 def get(api: httpx.Client, path: str, **query: Any) -> Any:
@@ -157,7 +168,6 @@ def test_an_experiment_that_cannot_be_is_refused(api: httpx.Client, served: Serv
     assert "itself" in refused(api, "/v1/experiments", 409, challenger=live(api), actor="olga")["message"]
     foreign = trained_adapter(served.settings, served.database, seed=9, base_model_hash="another")
     assert "another base" in refused(api, "/v1/experiments", 400, challenger=foreign, actor="olga")["message"]
-    refused(api, "/v1/experiments", 400, challenger=foreign, actor=" ")
     assert api.get("/v1/experiments/exp-0").status_code == 404
 
 
@@ -165,7 +175,6 @@ def test_an_experiment_that_cannot_be_is_refused(api: httpx.Client, served: Serv
     ("status", "body"),
     [
         (400, {"act": "praise", "actor": "olga"}),
-        (400, {"act": "promote"}),
         (400, {"act": "promote", "actor": "olga", "evidense_hash": "x"}),
         (404, {"act": "promote", "actor": "olga", "experiment_id": "exp-0"}),
         (404, {"act": "roll_back", "actor": "olga", "reason": "r", "adapter": "lora-000000000000"}),
@@ -216,12 +225,11 @@ def test_a_second_refill_takes_nothing_twice(api: httpx.Client, served: Served) 
 
 def test_a_run_is_asked_for_watched_and_cancelled(api: httpx.Client) -> None:
     run = post(api, "/v1/runs", requested_by="olga", recipe={"epochs": 1})
-    assert (run["state"], run["recipe"], run["requested_by"]) == ("queued", {"epochs": 1}, "olga")
+    assert (run["state"], run["recipe"], run["requested_by"]) == ("queued", {"epochs": 1}, "olga (console)")
     assert get(api, "/v1/runs")["data"][0]["id"] == run["id"]
     assert get(api, f"/v1/runs/{run['id']}")["events"] == []
     assert post(api, f"/v1/runs/{run['id']}/cancel", actor="olga")["state"] == "cancelled"
     refused(api, f"/v1/runs/{run['id']}/cancel", 409, actor="olga")
-    refused(api, "/v1/runs", 400, requested_by=" ")
     assert api.get("/v1/runs/run-0").status_code == 404
 
 
@@ -251,8 +259,10 @@ def test_every_act_above_stands_in_an_unbroken_audit(api: httpx.Client) -> None:
     assert verified["first_broken_position"] is None
     newest = get(api, "/v1/audit", limit=1)["data"][0]
     assert (verified["entries"], verified["head"]) == (newest["position"], newest["hash"])
-    acts = {entry["act"] for entry in get(api, "/v1/audit", limit=1000)["data"]}
-    assert {"promote", "roll_back", "reject", "judge", "queue_run", "cancel_run", "open_experiment"} <= acts
+    acts = {(entry["act"], entry["actor"]) for entry in get(api, "/v1/audit", limit=1000)["data"]}
+    olgas = {"promote", "roll_back", "reject", "queue_run", "cancel_run", "open_experiment"}
+    assert {(act, "olga (console)") for act in olgas} | {("judge", "rita (console)")} <= acts
+    assert not {actor for _, actor in acts} & {"olga", "rob"}
     older = get(api, "/v1/audit", limit=5, before=newest["position"])["data"]
     assert [entry["position"] for entry in older] == [newest["position"] - 1 - n for n in range(5)]
     assert get(api, "/v1/audit/verify", head="0" * 64)["first_broken_position"] == newest["position"] + 1

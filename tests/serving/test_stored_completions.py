@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -11,10 +12,13 @@ from sqlmodel import Session, col, select
 
 from flywheel.interactions import Interaction
 from flywheel.pairs import Candidate, Judgment, PreferencePair
-from tests.conftest import Served
+from tests.conftest import Served, wait_until
 
 ASK: Any = [{"role": "user", "content": "How much is the Maple plan?"}]
 PLAIN: Any = {"model": "flywheel-plain", "messages": ASK, "max_tokens": 12, "temperature": 1.0}
+
+
+ALIASES = ("flywheel", "flywheel-plain")
 
 
 def row_of(served: Served, completion_id: str) -> Interaction:
@@ -129,12 +133,42 @@ def test_stored_completions_are_listed_by_metadata_and_paged(client: openai.Open
     assert newest.data[0].id == made[2]
     assert newest.data[0].metadata == {"batch": "seven"}
     assert client.chat.completions.list(metadata={"batch": "eight"}).data == []
+    asked_of = {name: client.chat.completions.list(metadata={"batch": "seven"}, model=name).data for name in ALIASES}
+    assert [len(found) for found in asked_of.values()] == [0, 3]
 
 
-def test_metadata_can_be_changed_and_messages_read(client: openai.OpenAI, two: Any) -> None:
+def test_a_stored_completion_says_what_the_answer_said(client: openai.OpenAI, served: Served) -> None:
+    raw = client.chat.completions.with_raw_response.create(**PLAIN)
+    done = raw.parse()
+    stored: Any = client.chat.completions.retrieve(done.id)
+    assert (stored.model, stored.system_fingerprint, stored.usage) == (done.model, done.system_fingerprint, done.usage)
+    assert stored.choices[0].finish_reason == done.choices[0].finish_reason
+    assert stored.request_id == raw.headers["x-request-id"]
+    assert stored.created == int(row_of(served, done.id).asked_at.timestamp())
+
+
+def test_an_answer_under_way_is_neither_retrieved_nor_deleted(api: httpx.Client) -> None:
+    body = {**PLAIN, "stream": True, "max_tokens": 1000, "ignore_eos": True}
+    with api.stream("POST", "/v1/chat/completions", json=body) as answer:
+        pieces = answer.iter_lines()  # kept: its end would be the stream's
+        place = f"/v1/chat/completions/{json.loads(next(pieces).removeprefix('data: '))['id']}"
+        assert (api.get(place).status_code, api.delete(place).status_code) == (404, 409)
+    wait_until(lambda: api.get(place.replace("chat/completions", "interactions")).json()["status"] == "cancelled")
+    assert (api.get(place).status_code, api.delete(place).status_code) == (404, 200)
+
+
+def test_metadata_can_be_changed_and_messages_read(client: openai.OpenAI, api: httpx.Client, two: Any) -> None:
     changed = client.chat.completions.update(two.id, metadata={"topic": "plans"})
     assert changed.metadata == {"topic": "plans"}
-    assert [message.content for message in client.chat.completions.messages.list(two.id)] == [ASK[0]["content"]]
+    for metadata in ({"topic": "x" * 513}, {str(number): "x" for number in range(17)}):
+        assert api.post(f"/v1/chat/completions/{two.id}", json={"metadata": metadata}).status_code == 400
+    turns: Any = [*ASK, {"role": "assistant", "content": "14 €"}, {"role": "user", "content": "And the Oak plan?"}]
+    asked = client.chat.completions.messages.list(
+        client.chat.completions.create(**PLAIN | {"messages": turns}).id, limit=2
+    )
+    assert [message.content for message in asked] == [turn["content"] for turn in turns]
+    backwards = client.chat.completions.messages.list(asked.data[0].id.rpartition("-")[0], order="desc")
+    assert [message.content for message in backwards] == [turn["content"] for turn in turns[::-1]]
 
 
 def test_deleted_completion_leaves_no_words_and_no_pair(
