@@ -95,5 +95,5 @@ def test_refusals_and_reasoning_are_joined_and_other_fields_kept_as_last_said() 
 
 
 def test_length_is_counted_in_words_of_the_first_choice() -> None:
-    words = [Choice(index=0, message={"content": "Two words"}), Choice(index=1, message={"tool_calls": [{}]})]
+    words = [Choice(index=1, message={"tool_calls": [{}]}), Choice(index=0, message={"content": "Two words"})]
     assert length_of(words) == 2
