@@ -61,7 +61,7 @@ def test_stream_is_replayed_as_a_stream(client: openai.OpenAI) -> None:
         told.append((words, usage and usage.completion_tokens, completion_id, reasons))
     assert told[0] == told[1]
     assert None not in told[1][3].values()
-    silent = {"stream": True, "n": 2}
+    silent: Any = {"stream": True, "n": 2}
     asked = [
         list(client.chat.completions.create(**ASK, **silent, extra_headers={"Idempotency-Key": "silent"})) for _ in "12"
     ]
