@@ -23,7 +23,7 @@ from flywheel.interactions import Choice
 from serving.appliance import Appliance
 from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
-from serving.engine import Engine, LostAdapterError, LostEngineError, error_text, read_json
+from serving.engine import Engine, LostAdapterError, LostEngineError, error_name, error_text, read_json
 from serving.protocol import RequestError
 from serving.stored import whole_events
 from serving.turn import Turn
@@ -154,9 +154,19 @@ async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> 
         if response.status != 200:
             raise refusal(response.status, await response.read())
         if turn.streamed:
-            await _relay(appliance, turn, response, emit)
-        else:
-            await _tell(appliance, turn, orjson.loads(await response.read()), emit)
+            return await _relay(appliance, turn, response, emit)
+        raw = await _until_lost(response.read())
+    return await _tell(appliance, turn, orjson.loads(raw), emit)
+
+
+async def _until_lost(coming: Awaitable[bytes]) -> bytes:
+    """What comes before the client was told anything: another replica may be asked should this one die now."""
+    try:
+        return await coming
+    except TimeoutError:  # a busy engine, not a lost one
+        raise
+    except OSError as error:
+        raise LostEngineError(f"The engine died before its first word ({error_name(error)}). Try again.") from error
 
 
 async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: Emit) -> None:
@@ -164,7 +174,8 @@ async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: E
     turn.said = relay.choices
     saved = time.monotonic()
     async with heartbeats(emit) as beat:
-        while data := await response.more():
+        data = await _until_lost(response.more())
+        while data:
             turn.first_token_at = turn.first_token_at or now()
             ready = relay.feed(data)
             if ready:
@@ -173,6 +184,7 @@ async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: E
             if turn.kept and time.monotonic() - saved > SAVE_SECONDS:
                 saved = time.monotonic()
                 _save(appliance, turn, relay)
+            data = await response.more()
     if relay.error is not None:
         raise UnavailableError(f"The engine failed in the middle of the answer: {relay.error}.")
     if not relay.done or relay.finish_reason is None:

@@ -1,8 +1,9 @@
 """An engine that answers what the question's first word says: for what a real engine does not do when asked to.
 
 Beside chats it is `benchmarks.mock_engine`. It fails on purpose: `die` (an error in the middle of the stream, then
-[DONE], as vLLM does), `cut` (the connection ends), `crash` (500), `gone` (404), `lost` (404 the first time), `slow` (a
-pause before its last words); any other word gets an answer that cites.
+[DONE], as vLLM does), `cut` (the connection ends), `mute` (it ends before the first word, the first time), `crash`
+(500), `gone` (404), `lost` (404 the first time), `slow` (a pause before its last words); any other word gets an answer
+that cites.
 """
 
 from __future__ import annotations
@@ -36,10 +37,17 @@ async def chat(request: Request) -> Response:
     if word == "gone" or (word == "lost" and asked.count(body) == 1):
         return JSONResponse({"error": {"message": "The model does not exist.", "code": 404}}, 404)
     if body.get("stream"):
-        return StreamingResponse(stream(name, word), media_type="text/event-stream")
+        speaks = not (word == "mute" and asked.count(body) == 1)
+        return StreamingResponse(stream(name, word) if speaks else mute(), media_type="text/event-stream")
     message = {"role": "assistant", "content": CITED}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     return JSONResponse({**name, "choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": 5}})
+
+
+async def mute() -> AsyncIterator[bytes]:
+    if asked:
+        raise ConnectionAbortedError("as if killed")
+    yield b""
 
 
 async def stream(name: dict[str, Any], word: str) -> AsyncIterator[bytes]:

@@ -199,6 +199,14 @@ def both_ready(served: Served) -> bool:
     return len(live.loaded_on(live.standing.champion)) == 2
 
 
+def test_replica_that_dies_before_its_first_word_is_passed_over(ask: Ask, scripted: Served) -> None:
+    answer = ask("mute", stream=True)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert "error" not in answer.text
+    wait_until(lambda: last_row(scripted).status == "finished")
+    assert last_row(scripted).answer == scripted_engine.CITED
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_replica_that_has_lost_the_adapter_is_passed_over(ask: Ask, scripted: Served, stream: bool) -> None:
     wait_until(lambda: both_ready(scripted))
