@@ -1,5 +1,5 @@
-"""Commands of who decides: promote, reject, roll back; and what a decision rests on and leaves behind (the ledger,
-lineage, model cards, the audit). `flywheel/cli.py` registers them.
+"""Commands of who decides: open an experiment, promote, reject, roll back; and what a decision rests on and leaves
+behind (the ledger, lineage, model cards, the audit). `flywheel/cli.py` registers them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,33 @@ from flywheel import show
 from flywheel.client import ApiClient
 from flywheel.commands import Actor, AsJson, Reason, console, login, open_api
 from flywheel.errors import UserError
+
+
+def experiment(  # noqa: PLR0913  an option each
+    challenger: Annotated[
+        str | None, typer.Argument(help="Let this adapter challenge the live one. Without it, the newest is shown.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="split, shadow or interleaved (docs/api.md).")] = None,
+    share: Annotated[float | None, typer.Option(help="The challenger's share of the users.")] = None,
+    ramp: Annotated[
+        list[float] | None, typer.Option(help="A smaller share to begin with; give it again for more.")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="Per arm, before it may say SHIP.")] = None,
+    hours: Annotated[float | None, typer.Option(help="The least time before it may say SHIP.")] = None,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """The newest experiment with its evidence; or open one."""
+    api = open_api()
+    if challenger is not None:
+        plan = {"mode": mode, "traffic_share": share, "ramp": ramp, "minimum_users": users, "minimum_hours": hours}
+        given = {name: value for name, value in plan.items() if value not in (None, [])}
+        opened = api.post("/v1/experiments", {"challenger": challenger, "actor": actor or login(), **given})
+        return show.experiment(console, opened, as_json=as_json)
+    newest = api.get("/v1/experiments", limit=1)["data"]
+    if not newest:
+        raise UserError("There has been no experiment yet: `flywheel turn` trains an adapter and opens one.")
+    return show.experiment(console, api.get(f"/v1/experiments/{newest[0]['id']}"), as_json=as_json)
 
 
 def promote(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -103,6 +108,34 @@ def test_a_question_without_the_wish_to_pick_gets_the_champions_one_answer(api: 
     trial = challenge(64, mode="interleaved")
     answer = api.post("/v1/chat/completions", json={**ASKED, "user": "ann"})
     assert (answer.headers["x-flywheel-adapter"], len(answer.json()["choices"])) == (trial["champion"], 1)
+
+
+def test_the_command_opens_an_experiment_as_it_is_told(served: Served, api: httpx.Client, tmp_path: Path) -> None:
+    name = trained_adapter(served.settings, served.database, seed=66)
+    environment = {"FLYWHEEL_HOME": str(tmp_path), "FLYWHEEL_DASHBOARD__API_URL": served.url}
+    command = [sys.executable, "-c", "from flywheel.cli import app; app()", "experiment", name, "--as", "olga"]
+    plan = ["--mode", "shadow", "--share", ".2", "--ramp", ".01", "--ramp", ".05", "--users", "40", "--hours", "24"]
+    done = subprocess.run(
+        [*command, *plan, "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment, "FLYWHEEL_API_KEY": served.key},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    opened = json.loads(done.stdout)
+    over = {"act": "reject", "experiment_id": opened["id"], "actor": "olga", "reason": "the test is over"}
+    api.post("/v1/promotions", json=over).raise_for_status()
+    told = {field: opened[field] for field in ("challenger", "mode", "ramp", "traffic_share", "minimum_users")}
+    assert told == {
+        "challenger": name,
+        "mode": "shadow",
+        "ramp": [0.01, 0.05],
+        "traffic_share": 0.2,
+        "minimum_users": 40,
+    }
+    assert opened["minimum_hours"] == 24
 
 
 def test_a_plan_that_cannot_be_followed_is_told(api: httpx.Client, served: Served) -> None:
