@@ -73,8 +73,11 @@ def nanoseconds(moment: str) -> int:
 
 
 def test_a_chat_is_a_span_with_the_conventions_names_and_without_words(
-    engine_url: str, base_model: str, tmp_path: Path, collector: Collector
+    engine_url: str, base_model: str, tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(
+        "OTEL_BSP_SCHEDULE_DELAY", "600000"
+    )  # however slow this machine is, nothing leaves before the end
     body = {
         "model": "flywheel-plain",
         "messages": [{"role": "user", "content": WORDS}],
@@ -89,9 +92,8 @@ def test_a_chat_is_a_span_with_the_conventions_names_and_without_words(
         refused = api.post("/v1/chat/completions", json=body | {"logit_bias": "nonsense"})
         target = found.app.state.appliance.live.target
         in_arm = {"arm": "challenger", "experiment_id": "exp-1"}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(LiveAliases, "target", lambda _, name, unit: replace(target(name, unit=unit), **in_arm))
-            api.post("/v1/chat/completions", json=body | {"stream": True})
+        monkeypatch.setattr(LiveAliases, "target", lambda _, name, unit: replace(target(name, unit=unit), **in_arm))
+        api.post("/v1/chat/completions", json=body | {"stream": True})
         collector.open.set()
         done = answer.json()
         row = api.get(f"/v1/interactions/{done['id']}").json()
