@@ -63,7 +63,8 @@ class Gathered(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         self._soon = None
-        super().flush()
+        with suppress(OSError):  # a full disk: the lines wait, and no request fails of it
+            super().flush()
 
 
 class RequestLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import logging
 import sys
@@ -116,3 +117,16 @@ def test_a_line_that_cannot_be_formatted_ends_no_request(capsys: pytest.CaptureF
         assert "Logging error" in capsys.readouterr().err
 
     asyncio.run(run())
+
+
+def test_a_disk_that_takes_no_line_fails_nothing() -> None:
+    logger, stream = gathering()
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream.flush = full  # type: ignore[method-assign]
+    logger.error("lost?")
+    del stream.flush
+    logger.error("no")
+    assert [orjson.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["lost?", "no"]
