@@ -174,6 +174,15 @@ def test_feedback_is_kept_once_and_its_history_stays(api: httpx.Client, client: 
     ]
 
 
+def test_feedback_that_differs_in_anything_is_a_row_of_its_own(api: httpx.Client, client: Any) -> None:
+    answer = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2)
+    said: list[dict[str, Any]] = [{"value": True, "user": name, "source": "user"} for name in ("ann", "bob")]
+    said += [{"value": True, "user": "ann", "source": "reviewer"}]
+    said += [{"comment": words, "user": "ann"} for words in ("too long", "too short")]
+    ids = {api.post("/v1/feedback", json={"completion_id": answer.id} | one).json()["id"] for one in said}
+    assert len(ids) == len(said)
+
+
 def test_the_same_feedback_sent_many_times_at_once_is_one(api: httpx.Client, client: Any) -> None:
     for _ in range(5):
         done = client.chat.completions.create(model="flywheel-plain", messages=LONG["messages"], max_tokens=2)

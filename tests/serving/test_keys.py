@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 import httpx
 import openai
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
-from flywheel.database import reading
-from flywheel.keys import secret_hash, tenant_keys
+from flywheel.database import now, reading, writing
+from flywheel.keys import ApiKey, key_of, secret_hash, tenant_keys
 from tests.conftest import Served, wait_until
 from tests.serving.conftest import Make, bearer
 
@@ -69,6 +71,21 @@ def test_secrets_are_kept_nowhere_and_use_is_noted(served: Served, api: httpx.Cl
         key = next(row for row in tenant_keys(session, tenant="default") if row.id == made["id"])
     assert made["secret"] not in str(key.model_dump())
     assert made["secret"].encode() not in (served.settings.home / "flywheel.db").read_bytes()
+
+
+def test_use_is_noted_again_after_a_minute(served: Served, plain: httpx.Client, make: Make) -> None:
+    secret = make("chat")
+    long_ago = now() - timedelta(minutes=2)
+    with writing(served.database) as session:
+        session.execute(
+            update(ApiKey).where(col(ApiKey.secret_hash) == secret_hash(secret)).values(last_used_at=long_ago)
+        )
+    plain.get("/v1/models", headers=bearer(secret)).raise_for_status()
+    with reading(served.database) as session:
+        key = key_of(session, secret_hash(secret))
+    assert key is not None
+    assert key.last_used_at is not None
+    assert key.last_used_at > long_ago
 
 
 def test_an_admin_of_another_tenant_makes_keys_for_their_own_only(
@@ -170,6 +187,14 @@ def test_tokens_per_minute(stock: Callable[[str], openai.OpenAI], make: Make) ->
     with pytest.raises(openai.RateLimitError) as refused:
         client.chat.completions.create(model="flywheel-plain", messages=HELLO)  # type: ignore[arg-type]
     assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_tokens_of_prompt_and_answer_are_counted(speak: Callable[[str], httpx.Client], make: Make) -> None:
+    client = speak(make("chat", tokens_per_minute=1000))
+    body = {"model": "flywheel-plain", "messages": HELLO, "max_tokens": 3}
+    first, second = (client.post("/v1/chat/completions", json=body) for _ in range(2))
+    left = int(second.headers["x-ratelimit-remaining-tokens"])
+    assert left == 1000 - first.json()["usage"]["total_tokens"]
 
 
 def test_chats_at_once(stock: Callable[[str], openai.OpenAI], make: Make) -> None:
