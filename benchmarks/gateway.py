@@ -1,9 +1,10 @@
 """What the gateway costs: CPU per request and per streamed chunk, beside LiteLLM's proxy and TensorZero's gateway.
 
-All stand in front of one mock engine and are asked in turns, round by round, by the same clients. CPU is what the
+All stand in front of a mock engine and are asked in turns, round by round, by the same clients. CPU is what the
 scheduler counts for all threads and children of a gateway; the machine's noise then concerns all of them alike. Ours
 does all of its duties: an API key, an alias whose users an experiment divides, two durable rows for each request,
-metrics, a line of log. The variant "in memory" has its data directory on /dev/shm, where nothing waits for a disk.
+metrics, a line of log. The variant "in memory" has its data directory on /dev/shm, where nothing waits for a disk, and
+an engine of its own, since two appliances cannot share one.
 LiteLLM checks its key and logs nothing; TensorZero has neither key nor log.
 
     python -m benchmarks.gateway [--rounds N] [--only PART …] [--json]
@@ -247,7 +248,7 @@ def main() -> None:
         (scratch / "home").mkdir()
         gateways = [
             running.enter_context(flywheel(engine, scratch / "home")),
-            running.enter_context(flywheel(engine, memory, IN_MEMORY)),
+            running.enter_context(flywheel(running.enter_context(mock_engine()), memory, IN_MEMORY)),
             running.enter_context(tensorzero(engine, scratch)),
             running.enter_context(litellm(engine, scratch)),
             Gateway(ENGINE, f"{engine}/v1", "mock", "none"),

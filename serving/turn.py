@@ -275,5 +275,6 @@ def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dic
     if view.temperature is None:
         found["temperature"] = settings.serving.temperature
     if view.max_tokens is None and view.max_completion_tokens is None:
-        found["max_tokens"] = settings.serving.max_tokens
+        serving = settings.serving
+        found["max_tokens"] = min(serving.max_tokens, serving.max_answer_tokens or serving.max_tokens)
     return found
