@@ -2,8 +2,8 @@
 
 Each receiver is served apart, from the audit entry after the last that it took (2xx). What it refuses is tried again,
 ever more seldom, for three days, also over restarts; then that one event is given up and the next one follows. An event
-sent twice has the same `webhook-id`. Nothing here is waited for by a decision. Not covered: several servings on one
-database, which would each send.
+sent twice has the same `webhook-id`. Nothing here is waited for by a decision. Of several servings on one database only
+the one that leads sends.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +46,8 @@ async def send_webhooks(appliance: Appliance) -> None:
     async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS) as http:
         urls = dict.fromkeys(settings.webhooks.urls)
         outlets = [Outlet(url, key, appliance.database, settings.tenant, http) for url in urls]
-        await asyncio.gather(*(outlet.send_forever() for outlet in outlets))
+        leadership = appliance.live.leadership
+        await asyncio.gather(*(outlet.send_forever(lambda: leadership.held) for outlet in outlets))
 
 
 class Outlet:
@@ -57,11 +59,12 @@ class Outlet:
         """All of the address that is ever logged: the rest may hold a token."""
         self.refused = 0
 
-    async def send_forever(self) -> None:
-        """What has happened, then what happens."""
+    async def send_forever(self, leads: Callable[[], bool]) -> None:
+        """What has happened, then what happens, while it is ours to tell."""
         while True:
             try:
-                await self.send_waiting()
+                if leads():
+                    await self.send_waiting()
             except SQLAlchemyError as error:
                 log.error("webhooks to %s wait for the database: %s", self.host, str(error).splitlines()[0])
             wait = FIRST_WAIT_SECONDS * 2 ** min(self.refused - 1, 20)

@@ -8,6 +8,7 @@ import hmac
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,6 +88,22 @@ def act(database: Database, *acts: str, **details: Any) -> None:
 def state(database: Database, receiver: Receiver) -> WebhookReceiver:
     with reading(database) as session:
         return session.get_one(WebhookReceiver, url_hash(receiver.url))
+
+
+def test_only_the_serving_that_leads_sends(database: Database, receiver: Receiver) -> None:
+    look(database, receiver)
+    act(database, "promote")
+
+    async def send_for(seconds: float, *, leads: bool) -> None:
+        async with httpx.AsyncClient() as http:
+            outlet = Outlet(receiver.url, KEY, database, "default", http)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(outlet.send_forever(lambda: leads), seconds)
+
+    asyncio.run(send_for(0.5, leads=False))
+    assert receiver.events == []
+    asyncio.run(send_for(5, leads=True))
+    assert len(receiver.events) == 1
 
 
 def test_decisions_arrive_signed_and_in_order_and_nothing_else_does(database: Database, receiver: Receiver) -> None:
