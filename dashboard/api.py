@@ -72,7 +72,7 @@ class Api:
     def ask(self, messages: list[dict[str, str]], *, alias: str, user: str, conversation: str) -> Iterator[Answer]:
         """The answer as it grows. Raises also when the engine fails half-way."""
         body: dict[str, Any] = {"model": alias, "messages": messages, "stream": True}
-        body |= {"metadata": {"conversation_id": conversation}, **_named(user)}
+        body |= {"metadata": {"conversation_id": conversation, "pick_one": "true"}, **_named(user)}
         try:
             with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.is_error:
@@ -90,7 +90,7 @@ class Api:
         return cast(list[Interaction], self._call("GET", "/v1/interactions", params={"limit": limit})["data"])
 
     def give_feedback(self, completion_id: str, *, user: str, **said: Any) -> None:
-        """`said` is any of value (bool or 1 to 5), comment, correction."""
+        """`said` is any of value (bool or 1 to 5), comment, correction; or name "pick" and the choice."""
         self._call("POST", "/v1/feedback", json={"completion_id": completion_id, **_named(user), **said})
 
     def next_review(self, reviewer: str) -> Review:

@@ -21,6 +21,13 @@ class Turn:
     answer: Answer
     record: Interaction | None
     """The stored interaction; None when it could not be read back."""
+    picked: bool = False
+
+    def pick(self, choice: int) -> None:
+        """Of two answers, go on with this one."""
+        if choice == 1 and self.answer.other is not None:
+            self.answer.text = self.answer.other
+        self.answer.other, self.picked = None, True
 
 
 @dataclass

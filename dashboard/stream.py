@@ -1,7 +1,8 @@
 """A streamed chat answer, read from OpenAI's server-sent events.
 
 `deltas` yields the answer so far each time it grows; the last one is whole. A stream that carries an error, or ends
-without a finish reason, is an error and never an answer. Tool calls and several choices are not covered.
+without a finish reason, is an error and never an answer. A second choice is the other answer of an interleaved
+experiment. Tool calls and further choices are not covered.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from flywheel.errors import FlywheelError, UnavailableError
 class Answer:
     completion_id: str = ""
     text: str = ""
+    other: str | None = None
+    """A second answer, of which the reader picks one."""
     finish_reason: str | None = None
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -40,6 +43,9 @@ def _add(answer: Answer, chunk: dict[str, Any]) -> None:
     answer.completion_id = chunk.get("id") or answer.completion_id
     for choice in chunk.get("choices", [])[:1]:
         delta = choice.get("delta") or {}
+        if choice.get("index") == 1:
+            answer.other = (answer.other or "") + (delta.get("content") or "")
+            continue
         answer.text += delta.get("content") or ""
         answer.annotations += delta.get("annotations") or []
         answer.finish_reason = choice.get("finish_reason") or answer.finish_reason

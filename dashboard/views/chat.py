@@ -28,9 +28,36 @@ def draw_turn(turn: Turn) -> None:
     with st.chat_message("user", avatar=":material/person:"):
         st.text(turn.question)
     with st.chat_message("assistant", avatar=":material/forum:"):
-        st.text(turn.answer.text)
-        draw_sources(turn)
+        if turn.answer.other is not None:
+            draw_both(turn, turn.answer.other)
+        else:
+            draw_one(turn)
+
+
+def draw_one(turn: Turn) -> None:
+    st.text(turn.answer.text)
+    draw_sources(turn)
+    if turn.picked:
+        st.caption("You picked this one, thank you.")
+    else:
         draw_rating(turn.answer.completion_id, person.name())
+
+
+def draw_both(turn: Turn, other: str) -> None:
+    """Two answers of an experiment, in an order that tells nothing."""
+    st.caption("Which of these is better?")
+    for choice, (column, text) in enumerate(zip(st.columns(2), (turn.answer.text, other), strict=True)):
+        with column.container(border=True, height="stretch"):
+            st.text(text)
+            st.button("This one", key=f"pick-{turn.answer.completion_id}-{choice}", on_click=pick, args=(turn, choice))
+
+
+def pick(turn: Turn, choice: int) -> None:
+    def step() -> None:
+        person.api().give_feedback(turn.answer.completion_id, user=person.name(), name="pick", choice=choice)
+
+    if person.act(step):
+        turn.pick(choice)
 
 
 def draw_sources(turn: Turn) -> None:

@@ -73,7 +73,9 @@ def add_chat(app: FastAPI, records: Records) -> None:
         records.received.append(("chat", body))
         if body["model"] == "no-such":
             return refusal(404, "No alias or adapter is called 'no-such'.")
-        return StreamingResponse(events(records.break_stream), media_type="text/event-stream")
+        return StreamingResponse(
+            events(broken=records.break_stream, both=records.two_answers), media_type="text/event-stream"
+        )
 
     @app.get("/v1/interactions")
     def latest(limit: int = 50) -> Json:
@@ -91,9 +93,12 @@ def add_chat(app: FastAPI, records: Records) -> None:
         return {"id": "fb-1", "object": "feedback"}
 
 
-def events(broken: bool) -> Iterator[str]:
-    def event(delta: Json, finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+OTHER = "Twenty cents for each day."
+
+
+def events(*, broken: bool, both: bool) -> Iterator[str]:
+    def event(delta: Json, finish: str | None = None, *, index: int = 0) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": finish}
         return f"data: {json.dumps({'id': 'chatcmpl-new', 'model': 'flywheel', 'choices': [choice]})}\n\n"
 
     for word in QUESTIONS[0][1].split(" "):
@@ -103,6 +108,9 @@ def events(broken: bool) -> Iterator[str]:
     else:
         citation = {"url": "/v1/documents/x", "title": "Library cards – Late fees", "start_index": 15, "end_index": 18}
         yield event({"annotations": [{"type": "url_citation", "url_citation": citation}]}, "stop")
+    if both:
+        yield event({"content": OTHER}, index=1)
+        yield event({}, "stop", index=1)
     yield "data: [DONE]\n\n"
 
 

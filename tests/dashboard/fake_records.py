@@ -184,6 +184,7 @@ class Records:
         self.card = CARD
         self.ready = True
         self.break_stream = False
+        self.two_answers = False
 
     @property
     def live(self) -> Json:
