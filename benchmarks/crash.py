@@ -26,7 +26,7 @@ from benchmarks.clients_that_note import Client, Notes
 from benchmarks.figures import Figure, measured, show
 from benchmarks.processes import Server, answers, free_port, mock_engine, plain_environment
 from flywheel.database import open_database, reading
-from flywheel.feedback import Feedback
+from flywheel.feedback import RATING, Feedback
 from flywheel.interactions import OPEN, Interaction
 
 CLIENTS = 32
@@ -97,10 +97,12 @@ def compare(notes: Notes, database_url: str) -> Compared:
     database = open_database(database_url)
     with reading(database) as session:
         rows = {row.id: row for row in session.exec(select(Interaction))}
-        ratings = Counter(key for key in session.exec(select(Feedback.key)) if key)
-        values = {key: (about, value) for key, about, value in session.exec(
-            select(Feedback.key, Feedback.completion_id, Feedback.value)) if key}  # fmt: skip
+        said = session.exec(
+            select(Feedback.key, Feedback.completion_id, Feedback.value).where(Feedback.name == RATING)
+        ).all()
     database.dispose()
+    ratings = Counter(key for key, _, _ in said)
+    values = {key: (about, value) for key, about, value in said}
     cut = [row for row in rows.values() if row.status == "interrupted"]
     finished = {one for one, text in notes.done.items() if one in rows and rows[one].answer == text}
     return Compared(

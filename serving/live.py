@@ -127,6 +127,8 @@ class LiveAliases:
         self.settings = settings
         self.standing = Standing()
         self.base_model: BaseModel | None = None
+        self.engine_is_back = asyncio.Event()
+        """One that was dead takes connections again: there is work before the next tick."""
         self.watches = {engine.url: Watch() for engine in engines.engines}
         self.leadership = Leadership(database, tick_seconds=settings.serving.reconcile_seconds)
         self._database = database

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -82,18 +83,25 @@ async def _reconcile_and_look(appliance: Appliance) -> None:
                 next_look = time.monotonic() + max(settings.look_seconds, LOOK_SHARE * took)
         except Exception as error:  # noqa: BLE001  one bad tick must not end the loop
             log.warning("reconcile: %s: %s", type(error).__name__, error)
-        await asyncio.sleep(settings.reconcile_seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(live.engine_is_back.wait(), settings.reconcile_seconds)
+        live.engine_is_back.clear()
 
 
 async def watch_engines(appliance: Appliance) -> None:
-    """Take engines whose port refuses connections out of service, until cancelled."""
+    """Take engines whose port refuses connections out of service, and have those that are back looked at, until
+    cancelled."""
     await asyncio.gather(*(_watch_engine(appliance, engine) for engine in appliance.engines.engines))
 
 
 async def _watch_engine(appliance: Appliance, engine: Engine) -> None:
+    dead = False
     while True:
-        if await engine.refuses():
+        was_dead, dead = dead, await engine.refuses()
+        if dead:
             _take_out(appliance, engine)
+        elif was_dead:
+            appliance.live.engine_is_back.set()
         await asyncio.sleep(WATCH_SECONDS)
 
 

@@ -169,3 +169,19 @@ def test_an_engine_whose_port_refuses_is_taken_out_between_ticks_and_a_silent_on
         control.in_a_loop(lambda: watch(control))
     assert (control.ready(0), control.trouble("", 0)) == (set(), "does not answer")
     assert (control.ready(1), control.trouble("", 1)) == ({"lora-1"}, "")
+
+
+def test_an_engine_that_is_back_is_looked_at_before_the_next_tick(servings: Servings) -> None:
+    port = free_port()
+    control = Control(servings.settings, servings.database, [Engine(f"http://127.0.0.1:{port}")])
+
+    async def watch() -> None:
+        watching = asyncio.create_task(watch_engines(control.appliance))
+        await asyncio.sleep(2 * WATCH_SECONDS)
+        assert not control.live.engine_is_back.is_set()
+        with socket.create_server(("127.0.0.1", port)):
+            await asyncio.wait_for(control.live.engine_is_back.wait(), 10)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    control.in_a_loop(watch)
