@@ -72,6 +72,11 @@ def test_what_fits_is_answered(capped: Served) -> None:
     assert len(ask(capped, n=2, max_tokens=20).json()["choices"]) == 2
 
 
+def test_an_answer_without_a_wish_is_no_longer_than_the_most_that_may_be_asked_for(capped: Served) -> None:
+    answer = ask(capped, max_tokens=None, ignore_eos=True).json()
+    assert answer["usage"]["completion_tokens"] == CAPS["max_answer_tokens"]
+
+
 def test_a_prompt_of_many_bytes_may_have_exactly_as_many_tokens_as_are_allowed(capped: Served) -> None:
     def the(times: int) -> httpx.Response:
         return ask(capped, messages=[{"role": "user", "content": " the" * times}])
