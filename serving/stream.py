@@ -132,20 +132,26 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
 
 async def _both(appliance: Appliance, turn: Turn, beside: str, emit: Emit) -> None:
     """One answer of each adapter, as two choices; a stream gets them once both are there."""
-    adapters, seeded = (turn.target.adapter, beside), appliance.settings.engine.seeds
-    bodies = [turn.whole_body(adapter, seeded=seeded) for adapter in adapters]
     with appliance.live.speaking(beside):
         async with heartbeats(emit) if turn.streamed else nullcontext():
             first, second = await asyncio.gather(
-                *(
-                    appliance.engines.engine_for(adapter).complete(body, request_id=f"{turn.handle}-{place}")
-                    for place, (adapter, body) in enumerate(zip(adapters, bodies, strict=True))
-                )
+                _one_of_two(appliance, turn, turn.target.adapter), _one_of_two(appliance, turn, beside)
             )
     choices = [answer["choices"][0] | {"index": place} for place, answer in enumerate((first, second))]
     usage = {name: sum((answer.get("usage") or {}).get(name) or 0 for answer in (first, second)) for name in COUNTS}
     whole = first | {"id": turn.completion_id, "choices": choices, "usage": usage}
     await _tell(appliance, turn, whole, emit)
+
+
+async def _one_of_two(appliance: Appliance, turn: Turn, adapter: str) -> dict[str, Any]:
+    body = turn.whole_body(adapter, seeded=appliance.settings.engine.seeds)
+    engine = appliance.engines.engine_for(adapter)
+    async with engine.stream(body, request_id=f"{turn.handle}-{adapter}") as response:
+        raw = await response.read()
+        if response.status != 200:
+            raise refusal(response.status, raw)
+    answer: dict[str, Any] = orjson.loads(raw)
+    return answer
 
 
 async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:

@@ -74,6 +74,8 @@ def test_both_answers_are_two_choices_of_which_a_pick_tells_the_better(
 ) -> None:
     trial = challenge(62 + streamed, mode="interleaved")
     asked: Any = {**ASKED, "user": "ann", "temperature": 0, "metadata": {"pick_one": "true"}}
+    refused = api.post("/v1/chat/completions", json={**asked, "stream": streamed, "logit_bias": "nonsense"})
+    assert refused.status_code == 400  # what the caller can mend is told as such, though two adapters are asked
     first = set()
     for _ in range(8):
         if streamed:
