@@ -71,17 +71,17 @@ class Server:
         self._process.join(30)
 
 
-async def answers(http: aiohttp.ClientSession, url: str) -> None:
-    """Return once a chat is answered."""
+async def answers(http: aiohttp.ClientSession, url: str, *, within_seconds: float = START_SECONDS) -> None:
+    """Return once a chat is answered. Raises TimeoutError."""
     body = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "hello"}]}
-    give_up = time.monotonic() + START_SECONDS
+    give_up = time.monotonic() + within_seconds
     while time.monotonic() < give_up:
         with suppress(aiohttp.ClientError):
             async with http.post(f"{url}/v1/chat/completions", json=body) as response:
                 if response.status == 200:
                     return
         await asyncio.sleep(0.02)
-    raise TimeoutError(f"Serving did not answer within {START_SECONDS} s.")
+    raise TimeoutError(f"Serving did not answer within {within_seconds} s.")
 
 
 @contextmanager

@@ -61,18 +61,18 @@ def publish_adapter(
         if not (adapters_folder / name).exists():
             folder.rename(adapters_folder / name)
             (adapters_folder / name).chmod(0o555)
-            _flush(adapters_folder)
+            flush(adapters_folder)
     return name
 
 
 def _settle(folder: Path) -> None:
     for file in folder.iterdir():
-        _flush(file)
+        flush(file)
         file.chmod(0o444)
-    _flush(folder)
+    flush(folder)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)

@@ -1,5 +1,5 @@
-"""Commands of who decides: open an experiment, promote, reject, roll back; and what a decision rests on and leaves
-behind (the ledger, lineage, model cards, the audit). `flywheel/cli.py` registers them.
+"""Commands of who decides: open an experiment, promote, reject, roll back, merge; and what a decision rests on and
+leaves behind (the ledger, lineage, model cards, the audit). `flywheel/cli.py` registers them.
 """
 
 from __future__ import annotations
@@ -87,6 +87,18 @@ def rollback(
     body = {"act": "roll_back", "adapter": to or None, "actor": actor or login(), "reason": reason}
     done = open_api().post("/v1/promotions", body)
     console.print(f"{done['adapter']} is live again.")
+
+
+def merge(
+    reason: Reason,
+    actor: Actor = "",
+    withdraw: Annotated[bool, typer.Option(help="Serve the adapter as an adapter again.")] = False,
+) -> None:
+    """Allow that the champion is served merged into the base weights, at their speed, until the next decision."""
+    body = {"act": "withdraw" if withdraw else "allow", "actor": actor or login(), "reason": reason}
+    done = open_api().post("/v1/merges", body)
+    then = "is served as an adapter again" if withdraw else "is being merged; `flywheel status` tells how far it is"
+    console.print(f"{done['adapter']} {then}.", soft_wrap=True)
 
 
 def _running_experiment(api: ApiClient) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,7 +17,7 @@ from flywheel.base_model import base_model_hash
 from flywheel.database import open_database
 from flywheel.errors import UserError
 from flywheel.parts import appliance_parts, cpu_engine_installed, engine_command
-from flywheel.processes import answers, port_is_free
+from flywheel.processes import answers, available_bytes, port_is_free
 from flywheel.settings import Settings, settings_file
 
 NEEDED = (
@@ -112,8 +111,7 @@ def _home(settings: Settings) -> Finding:
 
 
 def _memory() -> Finding:
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(lines["MemAvailable"].split()[0]) / 2**20
+    available = available_bytes() / 2**30
     mend = f"An engine, the API and a training run need {MINIMUM_MEMORY_GIB} GiB: end other programs."
     return Finding("memory", available >= MINIMUM_MEMORY_GIB, f"{available:.1f} GiB available", mend)
 

@@ -16,9 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import psutil
 
 from flywheel.errors import UserError
 
@@ -79,6 +82,15 @@ class Running:
             log.seek(max(0, log.tell() - 8000))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
+    def resident_bytes(self) -> int:
+        """Memory of its process and all that this one started, in bytes."""
+        total = 0
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.process.pid)
+            total = process.memory_info().rss
+            total += sum(child.memory_info().rss for child in process.children(recursive=True))
+        return total
+
     def stop(self) -> None:
         """SIGTERM to the part, then SIGKILL to whatever of its group is left after 20 seconds."""
         if self.alive:
@@ -106,6 +118,16 @@ def _kill_group(group: int) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.05)
+
+
+def available_bytes() -> int:
+    """Memory that another program could have: of the machine, or of our control group where that has less."""
+    free, group = int(psutil.virtual_memory().available), Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+    except (OSError, ValueError):  # no control group, or one without a limit
+        return free
+    return min(free, limit - int((group / "memory.current").read_text()))
 
 
 def answers(url: str, *, timeout_seconds: float = 2) -> bool:
@@ -174,6 +196,14 @@ class Supervisor:
                         f"The end of {running.log}:\n{running.last_words()}"
                     )
             time.sleep(0.2)
+
+    def start_part(self, part: Part) -> None:
+        """Start one more."""
+        self.running[part.name] = Running(part, logs=self.logs)
+
+    def stop_part(self, name: str) -> None:
+        """Stop one for good."""
+        self.running.pop(name).stop()
 
     def restart_dead(self) -> list[str]:
         """Start again what has died; the names of those parts."""

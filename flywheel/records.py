@@ -13,6 +13,7 @@ from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction
 from flywheel.keys import ApiKey
 from flywheel.leases import Lease
+from flywheel.merges import Merge
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
 from flywheel.runs import RunEvent, TrainingRun
@@ -32,6 +33,7 @@ RECORDS: tuple[type[SQLModel], ...] = (
     Experiment,
     GivenApproval,
     Promotion,
+    Merge,
     AuditEntry,
     ApiKey,
     Lease,

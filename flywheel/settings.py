@@ -106,6 +106,10 @@ class EngineSettings(Section):
     """Without it, float32 for the starter on a CPU (few have a fast bfloat16), the base model's own for others."""
     start_seconds: float = 240
     """How long a start may take before it counts as failed."""
+    merged_urls: list[str] = ["http://127.0.0.1:8180"]
+    """Where engines answer that hold the champion merged into the base weights (`flywheel merge`)."""
+    stand_by_seconds: float = Field(default=600, ge=30)
+    """How long engines with adapters stay beside merged ones: until then a rollback is one flip, then also a start."""
     arguments: list[str] = []
     """Passed on to vLLM as they are."""
     seeds: bool = False

@@ -83,8 +83,20 @@ def status_table(found: Row) -> Table:
             ("experiment", trial),
             ("counts", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())),
             ("engines", ", ".join(f"{e['url']} {'ready' if e['ready'] else 'not ready'}" for e in found["engines"])),
+            *((("merge", _merge_words(found["merge"])),) if found.get("merge") else ()),
         ]
     )
+
+
+def _merge_words(merge: Row) -> str:
+    words = {
+        "asked": "allowed; the worker will write the weights",
+        "written": "weights written; their engine is being started",
+        "serving": "merged weights answer",
+        "failed": f"not merged: {merge['trouble']}",
+    }[merge["state"]]
+    rests = "" if merge["applies"] or merge["state"] == "failed" else " (rests, or has ended)"
+    return f"{merge['adapter']}: {words}{rests}"
 
 
 def findings(console: Console, found: Sequence[Finding], *, as_json: bool) -> None:

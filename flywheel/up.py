@@ -5,17 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Engine as Database
 
 from flywheel import show
 from flywheel.client import ApiClient
 from flywheel.database import migrate, open_database, writing
+from flywheel.engine_parts import EngineParts
 from flywheel.errors import FlywheelError, UserError
 from flywheel.keys import FIRST_KEY, first_key
 from flywheel.local_key import local_key
@@ -34,21 +35,22 @@ def run_appliance(settings: Settings, console: Console) -> None:
     """Start, show, watch, stop. Raises UserError when a part cannot be started, or keeps dying."""
     for stopping in (signal.SIGINT, signal.SIGTERM):  # a background shell has told us to ignore the first
         signal.signal(stopping, _interrupt)
-    _print_first_key(settings, console)
-    with local_key(settings) as key, Supervisor(appliance_parts(settings), logs=settings.home / "logs") as supervisor:
+    database = open_database(settings.resolved_database_url, checkpoints=False)
+    migrate(database)
+    _print_first_key(settings, database, console)
+    engines = EngineParts(settings, database)
+    parts = appliance_parts(settings, engines=engines.now())
+    with local_key(settings) as key, Supervisor(parts, logs=settings.home / "logs") as supervisor:
         supervisor.start()
         console.print("Starting; the engine takes about a minute on a CPU. Ctrl-C stops everything.")
         supervisor.wait_until_healthy(lambda name, seconds: console.print(f"  {name} is ready after {seconds:.0f} s"))
-        _watch(supervisor, ApiClient(settings.api_url, key=key, timeout_seconds=5), console)
+        _watch(supervisor, engines, ApiClient(settings.api_url, key=key, timeout_seconds=5), console)
 
 
-def _print_first_key(settings: Settings, console: Console) -> None:
+def _print_first_key(settings: Settings, database: Database, console: Console) -> None:
     """Once in an appliance's life; here rather than by serving, whose output goes to a file."""
-    database = open_database(settings.resolved_database_url)
-    migrate(database)
     with writing(database) as session:
         secret = first_key(session, tenant=settings.tenant) if settings.serving.require_keys else None
-    database.dispose()
     if secret is not None:
         console.print(FIRST_KEY.format(secret), soft_wrap=True)
 
@@ -57,12 +59,14 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _watch(supervisor: Supervisor, api: ApiClient, console: Console) -> None:
-    """Starts again what dies. The view is drawn beside it: what it asks may take seconds to answer."""
+def _watch(supervisor: Supervisor, engines: EngineParts, api: ApiClient, console: Console) -> None:
+    """Starts again what dies, and starts and stops engines. The view is drawn beside it: what it asks may take long."""
     deaths: list[float] = []
     with Live(console=console, refresh_per_second=2) as live:
         threading.Thread(target=_show, args=(supervisor, api, live), name="view", daemon=True).start()
         while True:
+            for sentence in engines.follow(supervisor):
+                live.console.print(sentence, soft_wrap=True)
             for name in supervisor.restart_dead():
                 deaths = [died for died in deaths if time.monotonic() - died < RESTART_WINDOW_SECONDS] + [
                     time.monotonic()
@@ -83,18 +87,15 @@ def _view(supervisor: Supervisor, api: ApiClient) -> RenderableType:
     table = Table("part", "state", "address", "process", "memory", box=None, pad_edge=False)
     for name, running in list(supervisor.running.items()):
         state = Text("healthy", "green") if running.healthy else Text("starting" if running.alive else "dead", "yellow")
-        table.add_row(name, state, running.part.address or "–", str(running.process.pid), _memory(running.process.pid))
+        table.add_row(
+            name,
+            state,
+            running.part.address or "–",
+            str(running.process.pid),
+            f"{running.resident_bytes() / 2**20:.0f} MiB",
+        )
     try:
         below: RenderableType = show.status_table(api.get("/v1/status"))
     except FlywheelError as error:
         below = Text(str(error), "yellow")
     return Group(Text(), table, Text(), below)
-
-
-def _memory(pid: int) -> str:
-    """Resident memory of a process and its children, from /proc."""
-    try:
-        kilobytes = int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("Rss:")[1].split()[0])
-    except (OSError, IndexError):
-        return "–"
-    return f"{kilobytes / 2**10:.0f} MiB"

@@ -26,7 +26,10 @@ from flywheel.base_model import base_model_hash, resolve_base_model
 from flywheel.database import now, reading, writing
 from flywheel.dataset_versions import DatasetVersion, dataset_version
 from flywheel.errors import ConflictError, FlywheelError
+from flywheel.leases import release_lease, take_lease
+from flywheel.merges import ASKED, FAILED, WRITTEN, merge_to_write, merged_folder, move_merge
 from flywheel.messages import Message
+from flywheel.parts import cpu_engine_installed, engine_dtype
 from flywheel.runs import TrainingRun, add_event, claim_run, end_run, release_run, update_run
 from flywheel.settings import Settings
 from retrain.chat_tokens import ChatTokens
@@ -34,6 +37,7 @@ from retrain.child import run_child
 from retrain.freeze import freeze
 from retrain.gate import judge
 from retrain.gate_prompts import GatePrompt, gate_prompts
+from retrain.merge import merge_weights
 from retrain.publish import challenge, live_adapter, publish_files, record_adapter
 from retrain.recipe import Recipe, read_recipe
 from retrain.run_folder import LOG, ORDER, Order, read_outcomes, trained_metrics, write_whole
@@ -41,6 +45,8 @@ from retrain.schedule import Schedule, queue_if_worthwhile
 
 log = structlog.get_logger("flywheel.retrain")
 MOST_ATTEMPTS = 3
+MERGE_SECONDS = 900.0
+"""After which a merge is taken up again whose worker is gone."""
 VALIDATION_ANSWERS = 32
 """Validation prompts that are answered where there are no gate prompts: enough to see an adapter that is broken."""
 
@@ -67,7 +73,7 @@ class Worker:
         while not self.stopping.is_set():
             if self.schedule.is_due(now()):
                 queue_if_worthwhile(self.database, self.settings)
-            if not self.work_once():
+            if not (self.work_once() or self.merge_once()):
                 self.stopping.wait(self.settings.retrain.poll_seconds)
 
     def work_once(self) -> bool:
@@ -85,6 +91,27 @@ class Worker:
             self._let_go(run)
         except Exception as error:  # noqa: BLE001  the run's outer frame: whatever went wrong is written into the run
             self._fail(run, error)
+        return True
+
+    def merge_once(self) -> bool:
+        """Merge the champion into the base weights, where an operator has allowed it. False when nothing waits."""
+        settings = self.settings
+        with writing(self.database) as session:
+            merge = merge_to_write(session, alias=settings.serving.alias)
+            if merge is None or not take_lease(session, name=merge.id, holder=self.name, seconds=MERGE_SECONDS):
+                return False
+        state, trouble, dtype = WRITTEN, None, engine_dtype(settings, cpu=cpu_engine_installed())
+        try:
+            merge_weights(
+                resolve_base_model(settings.base_model_path), settings.adapters_folder / merge.adapter,
+                merged_folder(settings, merge.adapter), dtype=dtype, threads=settings.retrain.threads or 1,
+            )  # fmt: skip
+        except (FlywheelError, OSError) as error:
+            state, trouble = FAILED, str(error)
+        with writing(self.database) as session:
+            move_merge(session, merge.id, expected=ASKED, state=state, trouble=trouble)
+            release_lease(session, name=merge.id, holder=self.name)
+        log.info("merge", merge=merge.id, adapter=merge.adapter, state=state, trouble=trouble)
         return True
 
     def _turn(self, run: TrainingRun) -> None:

@@ -43,6 +43,7 @@ from serving.routes import (
     interactions,
     keys,
     lineage,
+    merges,
     models,
     promotions,
     rating_links,
@@ -60,9 +61,10 @@ if TYPE_CHECKING:
     from serving.tracing import Tracing
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
-REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status, usage)
+TURN = (reviews, datasets, runs, adapters, experiments, promotions, merges, lineage)
+BESIDE = (audit, keys, status, usage)
 CHATS = "/v1/chat/completions"
-ROUTERS = (*CHAT, *REVIEW_AND_TURN)
+ROUTERS = (*CHAT, *TURN, *BESIDE)
 log = logging.getLogger(__name__)
 GARBAGE = 10_000
 """New objects before the youngest are looked through; Python's 700 come and go with two or three chats."""
@@ -119,7 +121,9 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
     writer = RecordWriter(database, limit=settings.serving.writer_queue)
     writer.start()
     limits = KeyLimits()
-    engines = EnginePool([Engine(url) for url in settings.engine.urls])
+    engines = EnginePool(
+        [Engine(url) for url in settings.engine.urls], merged=[Engine(url) for url in settings.engine.merged_urls]
+    )
     appliance = Appliance(
         settings=settings,
         database=database,

@@ -7,7 +7,7 @@ UnavailableError. Starting and stopping engines is not done here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ class Engine:
         if status != 200:
             raise UnavailableError(f"The engine at {self.url} does not list its adapters: {error_text(answer)}.")
         return {card["id"]: card["root"] for card in answer["data"] if card.get("parent")}
+
+    async def own_model(self) -> tuple[str, str]:
+        """The name under which it serves its own weights, and the folder they are from. Raises UnavailableError."""
+        status, answer = await self._ask("GET", "/v1/models", None, within=QUICK_SECONDS)
+        own = next((card for card in answer.get("data", []) if not card.get("parent")), None)
+        if status != 200 or own is None:
+            raise UnavailableError(f"The engine at {self.url} does not say what it serves: {error_text(answer)}.")
+        return own["id"], own["root"]
 
     async def load(self, name: str, folder: Path) -> None:
         """Load an adapter under its name; loaded already is success. Raises UnavailableError with vLLM's words."""
@@ -175,15 +183,16 @@ def _stopped(error: OSError, kind: type[UnavailableError]) -> UnavailableError:
 
 
 class EnginePool:
-    """Every replica, and which adapters each may be asked for."""
+    """Every replica, and which adapters each may be asked for. One of `merged` weights comes before all others."""
 
-    def __init__(self, engines: list[Engine]) -> None:
-        self.engines = engines
-        self._ready: dict[str, frozenset[str]] = {engine.url: frozenset() for engine in engines}
+    def __init__(self, engines: list[Engine], merged: Sequence[Engine] = ()) -> None:
+        self.engines, self.merged = engines, merged
+        self.all = [*merged, *engines]
+        self._ready: dict[str, frozenset[str]] = {engine.url: frozenset() for engine in self.all}
 
     def close(self) -> None:
         """Close the connections that are idle."""
-        for engine in self.engines:
+        for engine in self.all:
             engine.close()
 
     def mark(self, engine: Engine, adapters: Collection[str]) -> None:
@@ -196,17 +205,18 @@ class EnginePool:
 
     def instead_of(self, engine: Engine, adapter: str) -> Engine | None:
         """Another replica that is ready; the failed one is then not asked again until reconcile has looked at it."""
-        if not any(adapter in self._ready[other.url] for other in self.engines if other is not engine):
+        if not any(adapter in self._ready[other.url] for other in self.all if other is not engine):
             return None
         self._ready[engine.url] -= {adapter}
         return self.engine_for(adapter)
 
     def engine_for(self, adapter: str) -> Engine:
         """The least busy replica that is ready for `adapter`. Raises UnavailableError."""
-        ready = [engine for engine in self.engines if adapter in self._ready[engine.url]]
-        if not ready:
-            raise UnavailableError(f"No engine is ready for {adapter} yet. Try again in a moment.")
-        return min(ready, key=lambda engine: engine.in_flight)
+        for group in (self.merged, self.engines):
+            ready = [engine for engine in group if adapter in self._ready[engine.url]]
+            if ready:
+                return min(ready, key=lambda engine: engine.in_flight)
+        raise UnavailableError(f"No engine is ready for {adapter} yet. Try again in a moment.")
 
 
 def read_json(raw: bytes) -> dict[str, Any]:

@@ -29,6 +29,15 @@ PROBE_TEXTS = (
 )
 
 
+WARM_UP = [{"role": "user", "content": "Hello"}]
+
+
+async def warm_and_check(database: Database, engine: Engine, name: str, *, record: bool) -> None:
+    """One answer, since the first may take long; then `check_fingerprint`, and its errors."""
+    await engine.complete({"model": name, "messages": WARM_UP, "max_tokens": 4, "temperature": 0})
+    await check_fingerprint(database, engine, name, record=record)
+
+
 async def check_fingerprint(database: Database, engine: Engine, name: str, *, record: bool) -> None:
     """Raises UserError when the adapter is not itself. `record`: keep what it answers if nothing was kept so far.
 

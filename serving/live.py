@@ -12,6 +12,7 @@ no user is ever counted in two.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from flywheel.database import reading, writing
 from flywheel.errors import NotFoundError, UnavailableError
 from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, running_experiment
 from flywheel.leases import ADAPTER, adapters_asked_for, take_lease
+from flywheel.merges import MergeStanding, standing_merge
 from flywheel.promotions import live_adapter, live_promotion
 from flywheel.settings import Settings
 from flywheel.statistics.assignment import unit_interval
@@ -61,6 +63,7 @@ class Standing:
     identity: str | None = None
     experiment: Assignment | None = None
     asked_for: tuple[str, ...] = ()
+    merge: MergeStanding | None = None
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ class LiveAliases:
         self.base_model: BaseModel | None = None
         self.engine_is_back = asyncio.Event()
         """One that was dead takes connections again: there is work before the next tick."""
-        self.watches = {engine.url: Watch() for engine in engines.engines}
+        self.watches = {engine.url: Watch() for engine in engines.all}
         self.leadership = Leadership(database, tick_seconds=settings.serving.reconcile_seconds)
+        self.merged_until = time.monotonic()
+        """When merged weights were last in service here; at first, when this process began."""
         self._database = database
         self._engines = engines
         self._in_flight: Counter[str] = Counter()
@@ -177,16 +182,22 @@ class LiveAliases:
 
     def _both_arms_ready(self) -> bool:
         experiment, champion = self.standing.experiment, self.standing.champion
-        if experiment is None or experiment.champion != champion:
+        if experiment is None or experiment.champion != champion or self.merged_in_service():
             return False
         return not self.not_ready(experiment.challenger)
 
+    def merged_in_service(self) -> bool:
+        """Whether merged weights answer for the champion: all its users, since they can be no arm of anything."""
+        return any(self.standing.champion in self._engines.ready_for(engine) for engine in self._engines.merged)
+
     def not_ready(self, adapter: str) -> list[str]:
         """Which replicas in service (ready for the champion) cannot serve `adapter`, a sentence each."""
-        champion = self.standing.champion
+        champion, merged = self.standing.champion, self.merged_in_service()
+        if merged and adapter == champion:
+            return []
         in_service = [engine for engine in self._engines.engines if champion in self._engines.ready_for(engine)]
         if not in_service:
-            return ["no engine is ready"]
+            return ["merged weights answer, and no engine with adapters is up" if merged else "no engine is ready"]
         return [
             f"{adapter} is not ready on the engine at {engine.url}"
             + (f" ({trouble})" if (trouble := self.watches[engine.url].troubles.get(adapter)) else "")
@@ -209,7 +220,7 @@ class LiveAliases:
 
     def loaded_on(self, adapter: str) -> list[str]:
         """The engines that are ready for `adapter`."""
-        return [engine.url for engine in self._engines.engines if adapter in self._engines.ready_for(engine)]
+        return [engine.url for engine in self._engines.all if adapter in self._engines.ready_for(engine)]
 
     async def refresh(self) -> None:
         """Read champion, epoch and experiment from the database."""
@@ -234,4 +245,5 @@ def read_standing(database: Database, settings: Settings, base_model: BaseModel)
             identity=identity.name if identity else None,
             experiment=running.assignment() if running else None,
             asked_for=tuple(adapters_asked_for(session)),
+            merge=standing_merge(session, alias=alias),
         )

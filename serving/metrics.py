@@ -68,7 +68,7 @@ class Metrics:
             ("flywheel_engine_requests", "Requests that a replica is answering.", under_way),
         ):
             gauge = Gauge(name, words, ("engine",), registry=self.registry)
-            for engine in engines.engines:
+            for engine in engines.all:
                 gauge.labels(engine.url).set_function(partial(read, engine))
 
     def _labelled(self, alias: str, route: str, arm: str, outcome: str) -> tuple[Counter, Histogram, Histogram]:

@@ -40,8 +40,9 @@ from flywheel.identity_adapter import write_identity_adapter
 from flywheel.settings import Settings
 from serving.engine import Engine
 from serving.evidence import look_at_running
-from serving.fingerprint import check_fingerprint
+from serving.fingerprint import warm_and_check
 from serving.live import BaseModel, Watch
+from serving.merged import reconcile_merged
 
 if TYPE_CHECKING:
     from serving.appliance import Appliance
@@ -58,7 +59,6 @@ MISSES = 2
 """Ticks in a row without an answer after which an engine is out of service: one may just be a busy machine."""
 WATCH_SECONDS = 0.4
 """How often it is tried whether an engine's port still takes connections. One that refuses is dead, not busy."""
-WARM_UP = [{"role": "user", "content": "Hello"}]
 
 
 async def reconcile_forever(appliance: Appliance) -> None:
@@ -91,17 +91,18 @@ async def _reconcile_and_look(appliance: Appliance) -> None:
 async def watch_engines(appliance: Appliance) -> None:
     """Take engines whose port refuses connections out of service, and have those that are back looked at, until
     cancelled."""
-    await asyncio.gather(*(_watch_engine(appliance, engine) for engine in appliance.engines.engines))
+    await asyncio.gather(*(_watch_engine(appliance, engine) for engine in appliance.engines.all))
 
 
 async def _watch_engine(appliance: Appliance, engine: Engine) -> None:
     dead = False
     while True:
-        was_dead, dead = dead, await engine.refuses()
-        if dead:
-            _take_out(appliance, engine)
-        elif was_dead:
-            appliance.live.engine_is_back.set()
+        if engine in appliance.engines.engines or appliance.live.standing.merge is not None:
+            was_dead, dead = dead, await engine.refuses()
+            if dead:
+                _take_out(appliance, engine)
+            elif was_dead:
+                appliance.live.engine_is_back.set()
         await asyncio.sleep(WATCH_SECONDS)
 
 
@@ -118,6 +119,7 @@ async def reconcile_once(appliance: Appliance) -> None:
     for outcome in await asyncio.gather(*ticks, return_exceptions=True):
         if outcome is not None:
             raise outcome
+    await reconcile_merged(appliance, drain_seconds=drain_seconds(appliance))
 
 
 def publish_identity(database: Database, settings: Settings, base_model: BaseModel) -> str:
@@ -184,19 +186,25 @@ def _take_out(appliance: Appliance, engine: Engine) -> None:
     appliance.engines.mark(engine, set())
     watch.misses = MISSES
     watch.rest_until.clear()  # it will come back empty, and deserves a fresh try
-    _note(watch, engine, "", "does not answer")
+    rests = appliance.live.merged_in_service() and engine not in appliance.engines.merged
+    _note(watch, engine, "", "does not answer" + (" (merged weights do)" if rests else ""))
 
 
 def _drained(appliance: Appliance, watch: Watch, unwanted: set[str], *, ours: set[str]) -> list[str]:
     """What may be unloaded now."""
     moment = time.monotonic()
     watch.unwanted_since = {name: watch.unwanted_since.get(name, moment) for name in unwanted}
-    drain = max(DRAIN_SECONDS, 10 * appliance.settings.serving.reconcile_seconds)
+    drain = drain_seconds(appliance)
     return sorted(
         name
         for name, since in watch.unwanted_since.items()
         if name not in ours or (moment - since >= drain and appliance.live.in_flight(name) == 0)
     )
+
+
+def drain_seconds(appliance: Appliance) -> float:
+    """How long what is out of service may still be answering."""
+    return max(DRAIN_SECONDS, 10 * appliance.settings.serving.reconcile_seconds)
 
 
 async def _unload(appliance: Appliance, engine: Engine, name: str, *, held: dict[str, str]) -> None:
@@ -247,9 +255,8 @@ async def _prepare(appliance: Appliance, engine: Engine, name: str, *, held: dic
         if not leads:
             raise UnavailableError("waits for the serving that leads to load it")
         await _load(engine, name, folder, held=held, places=settings.engine.max_cpu_loras)
-    await engine.complete({"model": name, "messages": WARM_UP, "max_tokens": 4, "temperature": 0})
     try:
-        await check_fingerprint(appliance.database, engine, name, record=leads)
+        await warm_and_check(appliance.database, engine, name, record=leads)
     except UserError:
         await _unload(appliance, engine, name, held=held)
         raise

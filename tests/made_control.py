@@ -25,9 +25,15 @@ NOWHERE = "http://127.0.0.1:9"
 class Control:
     """The control side of an appliance, without the rest; each call runs in an event loop of its own."""
 
-    def __init__(self, settings: Settings, database: Database, engines: Sequence[Engine] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        engines: Sequence[Engine] = (),
+        merged: Sequence[Engine] = (),
+    ) -> None:
         self.settings, self.database = settings, database
-        self.pool = EnginePool(list(engines) or [Engine(url) for url in settings.engine.urls])
+        self.pool = EnginePool(list(engines) or [Engine(url) for url in settings.engine.urls], merged=merged)
         self.live = LiveAliases(settings, database, self.pool)
 
     @property

@@ -68,7 +68,8 @@ def _database(appliance: Appliance) -> dict[str, Any]:
 
 
 async def _engine(appliance: Appliance) -> dict[str, Any]:
-    engines = appliance.engines.engines
+    merged = appliance.live.merged_in_service()
+    engines = appliance.engines.merged if merged else appliance.engines.engines
     alive = await asyncio.gather(*(engine.healthy() for engine in engines))
     silent = [engine.url for engine, answers in zip(engines, alive, strict=True) if not answers]
     detail = f"{sum(alive)} of {len(engines)} answer" + (f"; silent: {', '.join(silent)}" if silent else "")

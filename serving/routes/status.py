@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -37,6 +38,7 @@ def status(appliance: Holder) -> dict[str, Any]:
         "experiment": running.model_dump() if running else None,
         "counts": counts | {f"pairs_{state}": count for state, count in pairs.items()},
         "engines": _engines(appliance),
+        "merge": asdict(standing.merge) if standing.merge else None,
         "last_run": runs[0].model_dump() if runs else None,
     }
 
@@ -49,7 +51,8 @@ def _engines(appliance: Appliance) -> list[dict[str, Any]]:
     """Each replica: ready once the live adapter answered its probe there; troubles by adapter, in words."""
     champion = appliance.live.standing.champion
     found = []
-    for engine in appliance.engines.engines:
+    merge = appliance.live.standing.merge
+    for engine in appliance.engines.all if merge is not None else appliance.engines.engines:
         adapters = appliance.engines.ready_for(engine)
         watch = appliance.live.watches[engine.url]
         found.append(
@@ -57,6 +60,7 @@ def _engines(appliance: Appliance) -> list[dict[str, Any]]:
                 "url": engine.url,
                 "ready": champion in adapters,
                 "adapters": sorted(adapters),
+                "merged": engine in appliance.engines.merged,
                 "troubles": dict(watch.troubles),
             }
         )

@@ -17,7 +17,7 @@ from sqlmodel import Session
 
 from flywheel import leases
 from flywheel.database import now
-from serving import leadership, reconcile
+from serving import leadership, merged, reconcile
 from serving.engine import Engine
 from tests.made_control import Control
 
@@ -67,7 +67,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
         monkeypatch.setattr(leases, "now", self._now)
-        for module in (leadership, reconcile):
+        for module in (leadership, merged, reconcile):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + self.ahead))
 
     def _now(self) -> datetime:

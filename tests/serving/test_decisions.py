@@ -118,8 +118,16 @@ def test_two_people_decide_and_the_records_tell_of_it(
     bad = flywheel("promotions", "--at", "yesterday", key=mira)
     assert bad.returncode == 1
     assert "Traceback" not in bad.stderr
+    allowed = flywheel("merge", "--reason", "faster", key=mira)
+    assert f"{shipped['adapter']} is being merged" in allowed.stdout, allowed.stderr
+    assert "allowed; the worker will write the weights" in flywheel("status", key=mira).stdout
+    kept = httpx.get(f"{served.url}/v1/merges", headers=served.authorized).json()
+    assert (kept["merge"]["state"], kept["merge"]["actor"], kept["in_service"]) == ("asked", "mira", False)
+    assert "may be merged already" in flywheel("merge", "--reason", "again", key=mira).stderr
+    assert "as an adapter again" in flywheel("merge", "--withdraw", "--reason", "enough", key=mira).stdout
     back = flywheel("rollback", "--reason", "tone", key=mira)  # one person, at once
     assert "is live again" in back.stdout, back.stderr
+    assert "the base model itself answers" in flywheel("merge", "--reason", "faster", key=mira).stderr
     with reading(served.database) as session:
         assert session.get_one(Experiment, shipped["id"]).state == "promoted"
 
