@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import person
 from dashboard.plain import moment, plain, show_table
 from dashboard.shapes import Lineage, LineagePair
+from dashboard.wordings import draw_wording, headline
 
 COMPLETION, USER = "completion", "user"
 ASKED_FOR = (COMPLETION, USER)
@@ -59,6 +60,9 @@ def draw_lineage(lineage: Lineage) -> None:
         },
         alt="Lineage",
     )
+    if prompt := lineage.get("prompt"):
+        with st.expander(f"Prompt {headline(prompt)}"):
+            draw_wording(prompt)
     pairs = lineage["pairs"]
     if pairs:
         st.caption(f"{len(pairs)} of {lineage.get('total', len(pairs))} pairs that the adapter learnt from")

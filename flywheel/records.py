@@ -15,6 +15,7 @@ from flywheel.keys import ApiKey
 from flywheel.leases import Lease
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
+from flywheel.prompt_versions import PromptVersion
 from flywheel.runs import RunEvent, TrainingRun
 from flywheel.webhooks import WebhookReceiver
 
@@ -29,6 +30,7 @@ RECORDS: tuple[type[SQLModel], ...] = (
     TrainingRun,
     RunEvent,
     Adapter,
+    PromptVersion,
     Experiment,
     GivenApproval,
     Promotion,

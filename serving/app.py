@@ -45,6 +45,7 @@ from serving.routes import (
     lineage,
     models,
     promotions,
+    prompts,
     rating_links,
     reviews,
     runs,
@@ -60,7 +61,9 @@ if TYPE_CHECKING:
     from serving.tracing import Tracing
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
-REVIEW_AND_TURN = (reviews, datasets, runs, adapters, experiments, promotions, lineage, audit, keys, status, usage)
+REVIEW_AND_TURN = (
+    reviews, datasets, runs, adapters, prompts, experiments, promotions, lineage, audit, keys, status, usage
+)  # fmt: skip
 CHATS = "/v1/chat/completions"
 ROUTERS = (*CHAT, *REVIEW_AND_TURN)
 log = logging.getLogger(__name__)
