@@ -79,6 +79,7 @@ def summaries(lineage: Lineage) -> list[tuple[str, tuple[str, str]]]:
     parts = ("id", "alias", "route", "user", "prompt_version", "index_version", "router_version")
     lines = {
         "Answer": _line(lineage.get("completion"), *parts),
+        "Prompt": _line(lineage.get("prompt"), "version", "note", "actor"),
         "Adapter": _line(adapter and adapter | {"recipe": recipe}, "name", "recipe", "parent", "base_model_hash"),
         "Training run": _line(lineage["run"], "id", "state", "requested_by"),
         "Dataset version": _line(lineage["dataset"], "name", "train_rows", "validation_rows"),
