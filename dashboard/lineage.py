@@ -4,6 +4,7 @@ user forth to everything made from their words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -89,7 +90,7 @@ def summaries(lineage: Lineage) -> list[tuple[str, tuple[str, str]]]:
     return [(kind, line) for kind, line in lines.items() if line]
 
 
-def _line(record: dict[str, Any] | None, handle: str, *fields: str) -> tuple[str, str] | None:
+def _line(record: Mapping[str, Any] | None, handle: str, *fields: str) -> tuple[str, str] | None:
     if not record:
         return None
     known = [f"{field.replace('_', ' ')} {record[field]}" for field in fields if record.get(field) is not None]

@@ -46,7 +46,7 @@ def prompts(
 def read_file(path: Path) -> dict[str, Any]:
     """The parts of a wording, as they are written. Raises UserError; what they say is checked by the API."""
     try:
-        parts = tomllib.loads(path.read_text())
+        parts = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # no TOML, or no UTF-8

@@ -76,8 +76,8 @@ def status_table(found: Row) -> Table:
     live, experiment, counts = found["live"], found.get("experiment"), found["counts"]
     trial = "none"
     if experiment:
-        evidence = experiment.get("evidence") or {}
-        trial = f"{experiment['challenger']} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
+        evidence, challenger = experiment.get("evidence") or {}, arms_in_words(experiment)[1]
+        trial = f"{challenger} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
     return pairs_table(
         [
             ("live", f"{_live(live) or 'nothing yet'} for alias {live['alias']}"),
