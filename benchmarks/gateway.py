@@ -39,6 +39,7 @@ from flywheel.database import migrate, now, open_database, reading, writing
 from flywheel.experiments import Plan, open_experiment
 from flywheel.keys import create_key
 from flywheel.settings import load_settings
+from flywheel.variants import Variant
 
 OURS, IN_MEMORY, LITELLM, TENSORZERO, ENGINE = "Flywheel", "Flywheel in memory", "LiteLLM", "TensorZero", "mock engine"
 PARTS = ("plain", "latency", "stream", "width", "idle")
@@ -114,8 +115,8 @@ def _challenge(home: Path, engine: str) -> None:
             session,
             tenant="default",
             alias=settings.serving.alias,
-            champion=champion.name,
-            challenger=name,
+            champion=Variant(champion.name),
+            challenger=Variant(name),
             plan=Plan(minimum_users=10**6),
             actor="benchmark",
         )

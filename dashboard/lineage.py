@@ -4,6 +4,7 @@ user forth to everything made from their words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -11,6 +12,7 @@ import streamlit as st
 from dashboard import person
 from dashboard.plain import moment, plain, show_table
 from dashboard.shapes import Lineage, LineagePair
+from dashboard.wordings import draw_wording, headline
 
 COMPLETION, USER = "completion", "user"
 ASKED_FOR = (COMPLETION, USER)
@@ -59,6 +61,9 @@ def draw_lineage(lineage: Lineage) -> None:
         },
         alt="Lineage",
     )
+    if prompt := lineage.get("prompt"):
+        with st.expander(f"Prompt {headline(prompt)}"):
+            draw_wording(prompt)
     pairs = lineage["pairs"]
     if pairs:
         st.caption(f"{len(pairs)} of {lineage.get('total', len(pairs))} pairs that the adapter learnt from")
@@ -75,6 +80,7 @@ def summaries(lineage: Lineage) -> list[tuple[str, tuple[str, str]]]:
     parts = ("id", "alias", "route", "user", "prompt_version", "index_version", "router_version")
     lines = {
         "Answer": _line(lineage.get("completion"), *parts),
+        "Prompt": _line(lineage.get("prompt"), "version", "note", "actor"),
         "Adapter": _line(adapter and adapter | {"recipe": recipe}, "name", "recipe", "parent", "base_model_hash"),
         "Training run": _line(lineage["run"], "id", "state", "requested_by"),
         "Dataset version": _line(lineage["dataset"], "name", "train_rows", "validation_rows"),
@@ -84,7 +90,7 @@ def summaries(lineage: Lineage) -> list[tuple[str, tuple[str, str]]]:
     return [(kind, line) for kind, line in lines.items() if line]
 
 
-def _line(record: dict[str, Any] | None, handle: str, *fields: str) -> tuple[str, str] | None:
+def _line(record: Mapping[str, Any] | None, handle: str, *fields: str) -> tuple[str, str] | None:
     if not record:
         return None
     known = [f"{field.replace('_', ' ')} {record[field]}" for field in fields if record.get(field) is not None]

@@ -119,11 +119,26 @@ class Approvals(TypedDict):
     missing: list[str]
 
 
+class Prompt(TypedDict):
+    """A wording of the routes' prompts; the shipped one has no author and no time."""
+
+    version: str
+    wording: dict[str, str]
+    note: str
+    actor: str | None
+    created_at: str | None
+
+
 class Experiment(TypedDict):
     id: str
     alias: str
     champion: str
     challenger: str
+    champion_prompt: NotRequired[str | None]
+    challenger_prompt: NotRequired[str | None]
+    """Null, here and below: the shipped one."""
+    prompts: NotRequired[dict[str, Prompt]]
+    """By arm. Not in the list of all experiments."""
     mode: Literal["split", "shadow", "interleaved"]
     traffic_share: float
     ramp: list[float]
@@ -180,6 +195,8 @@ class Promotion(TypedDict):
     """`approve`: no row of the ledger yet, another person's approval is needed."""
     adapter: str
     previous: str
+    prompt: NotRequired[str | None]
+    previous_prompt: NotRequired[str | None]
     experiment_id: str | None
     actor: str
     reason: str
@@ -191,6 +208,7 @@ class Live(TypedDict):
     alias: str
     adapter: str | None
     """Null while the appliance is starting."""
+    prompt: NotRequired[str | None]
     epoch: str | None
 
 
@@ -212,6 +230,7 @@ class Lineage(TypedDict):
     """Of an answer; of an adapter alone, without completion, experiment and promotion."""
 
     completion: NotRequired[dict[str, Any]]
+    prompt: NotRequired[Prompt | None]
     adapter: dict[str, Any] | None
     run: dict[str, Any] | None
     dataset: dict[str, Any] | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -19,8 +19,13 @@ from flywheel.adapters import Adapter
 from flywheel.audit import AuditEntry, record_act
 from flywheel.database import UtcTime, new_id, now
 from flywheel.experiments import Experiment
+from flywheel.prompt_versions import PromptVersion
 from flywheel.runs import TrainingRun
 from flywheel.settings import PromotionSettings
+from flywheel.variants import Variant
+
+if TYPE_CHECKING:
+    from flywheel.promotions import Approval
 
 SHARED_KEY = re.compile(r"(?P<name>.*) \((?P<key>[^()]*)\)", re.DOTALL)
 SHOWN = {"actor", "reason", "override", "evidence_hash", "created_at"}
@@ -71,7 +76,12 @@ def keep_approval(session: Session, experiment: Experiment, *, missing: list[str
         act="approve",
         subject=experiment.challenger,
         details=row.model_dump(include={"reason", "override", "evidence_hash"})
-        | {"experiment": experiment.id, "approval": row.id, "missing": "; ".join(missing)},
+        | {
+            "prompt": experiment.challenger_prompt,
+            "experiment": experiment.id,
+            "approval": row.id,
+            "missing": "; ".join(missing),
+        },
     )
 
 
@@ -95,14 +105,51 @@ def missing_people(approved_by: Iterable[str], rules: PromotionSettings) -> list
     return [f"{rules.approvers} people approve a promotion here, and {len(people)} did: {others} is needed"]
 
 
+def missing_for_promotion(
+    experiment: Experiment, challenger: Adapter, *, live: Variant, approval: Approval
+) -> list[str]:
+    """What the records lack for this promotion, one sentence each; empty when nothing is missing.
+
+    The gate is asked about adapters that are not live: of a prompt alone it knows nothing.
+    """
+    verdict = (experiment.evidence or {}).get("verdict")
+    current = experiment.evidence_hash or ""
+    facts = [
+        (experiment.state == "running", f"the experiment is no longer running (it is {experiment.state})"),
+        (
+            experiment.champion_variant == live,
+            f"the experiment compared with {experiment.champion_variant}, but {live} is live now",
+        ),
+        (
+            challenger.name == live.adapter or bool((challenger.gate or {}).get("passed")),
+            "the offline gate is not green",
+        ),
+        (
+            verdict == "SHIP" or approval.override,
+            f"the experiment's verdict is {verdict or 'still missing'}, not SHIP (an override needs a reason)",
+        ),
+        (not approval.override or bool(approval.reason.strip()), "an override needs a reason"),
+        (bool(approval.actor.strip()), "an approval carries the operator's name"),
+        (
+            current != "" and approval.evidence_hash == current,
+            f"the approval is for evidence {approval.evidence_hash[:12] or '(none)'}, but the evidence is now "
+            f"{current[:12] or '(none)'}: look at it again",
+        ),
+    ]
+    return [sentence for holds, sentence in facts if not holds]
+
+
 def barred_from_approving(session: Session, experiment: Experiment, actor: str, rules: PromotionSettings) -> list[str]:
     """Why this actor's approval cannot count, as a sentence: they made what is to be approved."""
     if rules.trainer_may_approve:
         return []
-    challenger = session.get_one(Adapter, experiment.challenger)
-    run = session.get(TrainingRun, challenger.run_id) if challenger.run_id else None
+    champion, challenger = experiment.champion_variant, experiment.challenger_variant
+    run_id = session.get_one(Adapter, challenger.adapter).run_id if challenger.adapter != champion.adapter else None
+    run = session.get(TrainingRun, run_id) if run_id else None
     opened = select(AuditEntry.actor).where(AuditEntry.act == "open_experiment", AuditEntry.subject == experiment.id)
     did = [(run.requested_by, f"asked for run {run.id}")] if run else []
+    if challenger.prompt is not None and challenger.prompt != champion.prompt:
+        did += [(session.get_one(PromptVersion, challenger.prompt).actor, f"wrote prompt {challenger.prompt}")]
     did += [(who, "opened the experiment") for who in session.exec(opened)]
     mine = [what for who, what in did if same_person(actor, who)]
     return [f"{actor} {mine[0]}, so somebody else has to approve"] if mine else []

@@ -16,6 +16,7 @@ from flywheel import show
 from flywheel.commands import Actor, AsJson, app, command, console, keys_app, login, open_api
 from flywheel.decisions import audit, card, experiment, lineage, merge, promote, promotions, reject, rollback
 from flywheel.errors import UserError
+from flywheel.prompt_commands import prompts
 from flywheel.settings import PREFIX, Settings, load_settings
 from flywheel.titles import title_of
 
@@ -131,8 +132,8 @@ def gate(adapter: Annotated[str, typer.Argument(help="An adapter's name.")], as_
     show.gate(console, open_api().get(f"/v1/adapters/{adapter}"), as_json=as_json)
 
 
-for decision in (experiment, promote, reject, rollback, merge, promotions, lineage, card, audit):
-    command(decision)
+for one in (prompts, experiment, promote, reject, rollback, merge, promotions, lineage, card, audit):
+    command(one)
 
 
 @partial(command, into=keys_app)

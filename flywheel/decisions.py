@@ -14,12 +14,17 @@ from flywheel import show
 from flywheel.client import ApiClient
 from flywheel.commands import Actor, AsJson, Reason, console, login, open_api
 from flywheel.errors import UserError
+from flywheel.tried import arms_in_words, made_live
 
 
 def experiment(  # noqa: PLR0913  an option each
     challenger: Annotated[
         str | None, typer.Argument(help="Let this adapter challenge the live one. Without it, the newest is shown.")
     ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(help="A prompt version (`flywheel prompts`), or shipped; without an adapter, of the live one."),
+    ] = "",
     mode: Annotated[str | None, typer.Option(help="split, shadow or interleaved (docs/api.md).")] = None,
     share: Annotated[float | None, typer.Option(help="The challenger's share of the users.")] = None,
     ramp: Annotated[
@@ -32,10 +37,11 @@ def experiment(  # noqa: PLR0913  an option each
 ) -> None:
     """The newest experiment with its evidence; or open one."""
     api = open_api()
-    if challenger is not None:
+    if challenger is not None or prompt:
+        variant = {"challenger": challenger, "prompt": prompt or None}
         plan = {"mode": mode, "traffic_share": share, "ramp": ramp, "minimum_users": users, "minimum_hours": hours}
         given = {name: value for name, value in plan.items() if value not in (None, [])}
-        opened = api.post("/v1/experiments", {"challenger": challenger, "actor": actor or login(), **given})
+        opened = api.post("/v1/experiments", {**variant, "actor": actor or login(), **given})
         return show.experiment(console, opened, as_json=as_json)
     newest = api.get("/v1/experiments", limit=1)["data"]
     if not newest:
@@ -56,13 +62,13 @@ def promote(
     running = _running_experiment(api)
     if not evidence:
         show.experiment(console, running, as_json=False)
-        if not typer.confirm(f"Promote {running['challenger']}?"):
+        if not typer.confirm(f"Promote {arms_in_words(running)[1]}?"):
             raise SystemExit(1)
     body = {"act": "promote", "experiment_id": running["id"], "evidence_hash": evidence or running["evidence_hash"]}
     done = api.post("/v1/promotions", body | {"actor": actor or login(), "reason": reason, "override": override})
     if done.get("object") == "approval":
         return console.print(f"Your approval is kept; {'; '.join(done['approvals']['missing'])}.", soft_wrap=True)
-    return console.print(f"{done['adapter']} is live.")
+    return console.print(f"{made_live(done)} is live.", soft_wrap=True)
 
 
 def reject(reason: Reason, actor: Actor = "") -> None:
@@ -75,18 +81,23 @@ def reject(reason: Reason, actor: Actor = "") -> None:
         "reason": reason,
     }
     done = api.post("/v1/promotions", body)
-    console.print(f"{done['adapter']} is rejected; {done['previous']} stays live.")
+    console.print(f"{made_live(done)} is rejected; {done['previous']} stays live.", soft_wrap=True)
 
 
 def rollback(
     reason: Reason,
     actor: Actor = "",
-    to: Annotated[str, typer.Option(help="An adapter that was live before; without it, the previous one.")] = "",
+    to: Annotated[str, typer.Option(help="An adapter that was live before, with the prompt it had then.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="A prompt version that was live before, or shipped; without --to, for the live adapter.")
+    ] = "",
 ) -> None:
-    """Make an earlier adapter live again."""
-    body = {"act": "roll_back", "adapter": to or None, "actor": actor or login(), "reason": reason}
-    done = open_api().post("/v1/promotions", body)
-    console.print(f"{done['adapter']} is live again.")
+    """Make an earlier variant live again: without --to and --prompt, the previous adapter with its prompt."""
+    target = {"adapter": to or None, "prompt": prompt or None}
+    done = open_api().post(
+        "/v1/promotions", {"act": "roll_back", **target, "actor": actor or login(), "reason": reason}
+    )
+    console.print(f"{made_live(done)} is live again.", soft_wrap=True)
 
 
 def merge(

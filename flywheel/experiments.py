@@ -3,6 +3,9 @@
     running ─→ promoted | rejected   an operator's decision (flywheel/promotions.py)
             └→ stopped               the system's: a guardrail broke, or the sample ratio is off
 
+A variant is an adapter and a prompt version; champion and challenger differ in one of them, or in both. Where the
+adapters are the same, only routed questions belong to an arm, since no other is asked in our words.
+
 At most one experiment runs per alias (a partial UNIQUE index), so nobody is ever in two. A user's arm is a pure
 function of the salt and the user's name, so a restart never assigns anew. While a ramp climbs, the champion's arm is as
 small a part of all users as the challenger's: who is in neither arm yet is answered by the champion, and nobody ever
@@ -33,6 +36,7 @@ from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, NotFoundError, UserError
 from flywheel.statistics.assignment import unit_interval
+from flywheel.variants import Variant
 
 PLANNED_EFFECT = 0.05  # as in flywheel/statistics/sequential.py, which would bring numpy here
 
@@ -83,13 +87,18 @@ class Assignment:
 
     id: str
     mode: Mode
-    champion: str
-    challenger: str
+    champion: Variant
+    challenger: Variant
     salt: str
     challenged: float
     """The challenger's share of all users now."""
     compared: float
     """The champion's arm's share of all users now."""
+
+    @property
+    def prompts_alone(self) -> bool:
+        """Whether nothing differs but the prompts."""
+        return self.champion.adapter == self.challenger.adapter
 
     def arm_of(self, unit: str) -> str | None:
         """The arm of a user (or conversation): sticky, independent between salts; None: not in the experiment."""
@@ -105,7 +114,10 @@ class Experiment(SQLModel, table=True):
         CheckConstraint("state IN ('running', 'promoted', 'rejected', 'stopped')", name="state"),
         CheckConstraint("traffic_share > 0 AND traffic_share < 1", name="traffic_share"),
         CheckConstraint("planned_effect > 0 AND planned_effect < 1", name="planned_effect"),
-        CheckConstraint("champion <> challenger", name="two_adapters"),
+        CheckConstraint(
+            "champion <> challenger OR coalesce(champion_prompt, '') <> coalesce(challenger_prompt, '')",
+            name="two_variants",
+        ),
         CheckConstraint("mode IN ('split', 'shadow', 'interleaved')", name="mode"),
         Index(
             "one_running_per_alias",
@@ -121,6 +133,9 @@ class Experiment(SQLModel, table=True):
     alias: str
     champion: str = Field(foreign_key="adapter.name")
     challenger: str = Field(foreign_key="adapter.name", index=True)
+    champion_prompt: str | None = Field(default=None, foreign_key="prompt_version.version")
+    challenger_prompt: str | None = Field(default=None, foreign_key="prompt_version.version")
+    """Null: the wording that Flywheel ships."""
     salt: str
     mode: Mode = Field(default="split", sa_type=String)
     traffic_share: float = 0.5
@@ -137,6 +152,14 @@ class Experiment(SQLModel, table=True):
     ended_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
     @property
+    def champion_variant(self) -> Variant:
+        return Variant(self.champion, self.champion_prompt)
+
+    @property
+    def challenger_variant(self) -> Variant:
+        return Variant(self.challenger, self.challenger_prompt)
+
+    @property
     def share(self) -> float:
         """The challenger's share of all users now."""
         return [*self.ramp, self.traffic_share][self.step]
@@ -145,15 +168,16 @@ class Experiment(SQLModel, table=True):
         """As requests need it."""
         share = self.share
         compared = share * (1 - self.traffic_share) / self.traffic_share
-        return Assignment(
-            self.id, self.mode, self.champion, self.challenger, self.salt, challenged=share, compared=compared
-        )
+        arms = self.champion_variant, self.challenger_variant
+        return Assignment(self.id, self.mode, *arms, self.salt, challenged=share, compared=compared)
 
 
 def open_experiment(
-    session: Session, *, tenant: str, alias: str, champion: str, challenger: str, plan: Plan, actor: str
+    session: Session, *, tenant: str, alias: str, champion: Variant, challenger: Variant, plan: Plan, actor: str
 ) -> Experiment:
-    """Start comparing. Raises ConflictError when an experiment already runs for this alias."""
+    """Start comparing. Raises ConflictError when an experiment already runs for this alias, or nothing differs."""
+    if champion == challenger:
+        raise ConflictError(f"{champion} is live already: it cannot challenge itself.")
     running = running_experiment(session, alias=alias)
     if running is not None:
         raise ConflictError(
@@ -164,15 +188,18 @@ def open_experiment(
         id=experiment_id,
         tenant=tenant,
         alias=alias,
-        champion=champion,
-        challenger=challenger,
+        champion=champion.adapter,
+        champion_prompt=champion.prompt,
+        challenger=challenger.adapter,
+        challenger_prompt=challenger.prompt,
         salt=experiment_id,
         created_at=now(),
         **plan.model_dump(),
     )
     session.add(experiment)
     session.flush()
-    details = {"alias": alias, "champion": champion, "challenger": challenger, **plan.model_dump()}
+    compared = experiment.model_dump(include={"champion", "champion_prompt", "challenger", "challenger_prompt"})
+    details = {"alias": alias, **compared, **plan.model_dump()}
     record_act(session, tenant=tenant, actor=actor, act="open_experiment", subject=experiment_id, details=details)
     return experiment
 

@@ -20,6 +20,7 @@ from flywheel.interactions import Interaction, interaction
 from flywheel.messages import last_user_text
 from flywheel.pairs import Judgment, PreferencePair
 from flywheel.promotions import Promotion
+from flywheel.prompt_versions import SHIPPED_WORDING, PromptVersion, prompt_view
 from flywheel.runs import TrainingRun
 
 SHOWN_PAIRS = 20
@@ -37,6 +38,7 @@ def lineage(session: Session, completion_id: str, *, tenant: str, limit: int = S
     return {
         "completion": answer.model_dump(),
         **adapter_lineage(session, spoke, limit=limit),
+        "prompt": _prompt(session, answer.prompt_version),
         "experiment": trial.model_dump(exclude={"evidence"}) if trial else None,
         "promotion": promotion.model_dump(exclude={"evidence"}) if promotion else None,
     }
@@ -61,12 +63,27 @@ def adapter_view(adapter: Adapter) -> dict[str, Any]:
     return adapter.model_dump(exclude={"manifest"}) | {"recipe": adapter.manifest.get("recipe")}
 
 
+def _prompt(session: Session, version: str | None) -> dict[str, Any] | None:
+    """The wording behind an answer; null for what was asked in the client's own words, and for one that an earlier
+    release shipped."""
+    if version == SHIPPED_WORDING.version:
+        return prompt_view(session, None)
+    return prompt_view(session, version) if version and session.get(PromptVersion, version) else None
+
+
 def _promotion(session: Session, answer: Interaction) -> Promotion | None:
-    """What made the adapter that spoke live: the promotion of that epoch, or (in a trial) the one that came later."""
+    """What made the variant that spoke live: the promotion of that epoch, or (in a trial) the one that came later.
+
+    A prompt that is no row was shipped, by this release or an earlier one; an answer without any says nothing of it.
+    """
+    version = answer.prompt_version
+    prompt = version if version and session.get(PromptVersion, version) else None
     epoch = session.get(Promotion, answer.epoch) if answer.epoch else None
-    if epoch is not None and epoch.adapter == answer.adapter:
+    if epoch is not None and epoch.adapter == answer.adapter and (not version or epoch.prompt == prompt):
         return epoch
     moves = select(Promotion).where(Promotion.adapter == answer.adapter, Promotion.kind != "reject")
+    if version:
+        moves = moves.where(Promotion.prompt == prompt)
     return session.exec(moves.order_by(col(Promotion.position)).limit(1)).first()
 
 

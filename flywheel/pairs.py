@@ -26,8 +26,7 @@ from flywheel.interactions import Interaction
 from flywheel.messages import Message
 
 VERDICTS = ("a", "b", "tie", "neither")
-LEASE_SECONDS = 300
-PICKED = "picked among the choices of one completion"
+LEASE_SECONDS, PICKED = 300, "picked among the choices of one completion"
 
 
 class Candidate(SQLModel, table=True):
@@ -37,6 +36,7 @@ class Candidate(SQLModel, table=True):
     tenant: str = "default"
     completion_id: str = Field(foreign_key="interaction.id", ondelete="CASCADE", index=True)
     adapter: str | None = None
+    prompt_version: str | None = None
     choice: int | None = None
     """Which choice of the completion this is, for n > 1; null: it was asked for later."""
     text: str = Field(sa_type=Text)

@@ -1,5 +1,6 @@
 """Promotion: the ledger of who serves. Append-only; the last `promote` or `roll_back` row of an alias names its live
-adapter.
+adapter and its prompt version: its live variant. A prompt belongs to no base model, so where another one was put in and
+its identity adapter answers, it answers with the prompt that is live.
 
 A promotion is refused unless the gate is green, the experiment's verdict is SHIP (or the operator overrides it with a
 reason), and the operator's approval names the hash of exactly the evidence that stands in the database now. Where
@@ -22,6 +23,7 @@ from flywheel.approvals import (
     SHOWN,
     barred_from_approving,
     keep_approval,
+    missing_for_promotion,
     missing_people,
     same_person,
     standing_approvals,
@@ -31,6 +33,8 @@ from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, EvidenceError, UserError
 from flywheel.experiments import Experiment, running_experiment, stop_experiment
 from flywheel.settings import PromotionSettings
+from flywheel.tried import GATE_NOT_ASKED
+from flywheel.variants import Variant
 
 ONE_PERSON = PromotionSettings()
 
@@ -52,6 +56,9 @@ class Promotion(SQLModel, table=True):
     adapter: str = Field(foreign_key="adapter.name")
     previous: str = Field(foreign_key="adapter.name")
     """The adapter that was live before; after a `reject`, the one that stays live."""
+    prompt: str | None = Field(default=None, foreign_key="prompt_version.version")
+    previous_prompt: str | None = Field(default=None, foreign_key="prompt_version.version")
+    """The prompt versions of the two; null: the wording that Flywheel ships."""
     experiment_id: str | None = Field(default=None, foreign_key="experiment.id")
     actor: str
     reason: str = Field(sa_type=Text)
@@ -77,6 +84,12 @@ def live_adapter(session: Session, *, alias: str, base_model_hash: str) -> Adapt
     if promoted is not None and promoted.base_model_hash == base_model_hash:
         return promoted
     return identity_adapter(session, base_model_hash=base_model_hash)
+
+
+def live_prompt(session: Session, *, alias: str) -> str | None:
+    """The prompt version that an alias is answered with; None: the shipped one."""
+    row = live_promotion(session, alias=alias)
+    return row.prompt if row else None
 
 
 def promotions(session: Session, *, alias: str, limit: int = 50, at: datetime | None = None) -> list[Promotion]:
@@ -144,8 +157,8 @@ def promote(
         session,
         alias=experiment.alias,
         kind="promote",
-        adapter=challenger.name,
-        previous=live.name,
+        target=experiment.challenger_variant,
+        previous=experiment.champion_variant,
         experiment_id=experiment.id,
         actor=approval.actor,
         reason=approval.reason,
@@ -153,6 +166,7 @@ def promote(
         evidence={
             "experiment": experiment.evidence,
             "gate": challenger.gate,
+            "gate_note": GATE_NOT_ASKED if experiment.challenger == live.name else None,
             "override": approval.override,
             "approvals": [row.model_dump(include=SHOWN) for row in kept],
         },
@@ -169,38 +183,11 @@ def _missing(
     session: Session, experiment: Experiment, *, live: Adapter, approval: Approval, rules: PromotionSettings
 ) -> list[str]:
     challenger = session.get_one(Adapter, experiment.challenger)
+    serves = Variant(live.name, live_prompt(session, alias=experiment.alias))
     return [
-        *missing_for_promotion(experiment, challenger, live=live, approval=approval),
+        *missing_for_promotion(experiment, challenger, live=serves, approval=approval),
         *barred_from_approving(session, experiment, approval.actor, rules),
     ]
-
-
-def missing_for_promotion(
-    experiment: Experiment, challenger: Adapter, *, live: Adapter, approval: Approval
-) -> list[str]:
-    """What the records lack for this promotion, one sentence each; empty when nothing is missing."""
-    verdict = (experiment.evidence or {}).get("verdict")
-    current = experiment.evidence_hash or ""
-    facts = [
-        (experiment.state == "running", f"the experiment is no longer running (it is {experiment.state})"),
-        (
-            experiment.champion == live.name,
-            f"the experiment compared with {experiment.champion}, but {live.name} is live now",
-        ),
-        (bool((challenger.gate or {}).get("passed")), "the offline gate is not green"),
-        (
-            verdict == "SHIP" or approval.override,
-            f"the experiment's verdict is {verdict or 'still missing'}, not SHIP (an override needs a reason)",
-        ),
-        (not approval.override or bool(approval.reason.strip()), "an override needs a reason"),
-        (bool(approval.actor.strip()), "an approval carries the operator's name"),
-        (
-            current != "" and approval.evidence_hash == current,
-            f"the approval is for evidence {approval.evidence_hash[:12] or '(none)'}, but the evidence is now "
-            f"{current[:12] or '(none)'}: look at it again",
-        ),
-    ]
-    return [sentence for holds, sentence in facts if not holds]
 
 
 def reject(session: Session, experiment: Experiment, *, live: Adapter, actor: str, reason: str) -> Promotion:
@@ -211,8 +198,8 @@ def reject(session: Session, experiment: Experiment, *, live: Adapter, actor: st
         session,
         alias=experiment.alias,
         kind="reject",
-        adapter=experiment.challenger,
-        previous=live.name,
+        target=experiment.challenger_variant,
+        previous=Variant(live.name, live_prompt(session, alias=experiment.alias)),
         tenant=experiment.tenant,
         experiment_id=experiment.id,
         actor=actor,
@@ -222,32 +209,44 @@ def reject(session: Session, experiment: Experiment, *, live: Adapter, actor: st
     )
 
 
-def roll_back(
-    session: Session, *, tenant: str, alias: str, target: Adapter, live: Adapter, actor: str, reason: str
-) -> Promotion:
-    """Make an earlier adapter live again (the identity adapter, or any that was promoted before).
+def earlier_variants(session: Session, *, alias: str) -> list[Variant]:
+    """Every variant that was ever live for an alias, the one that was so last first: that of now, where one is."""
+    moves = select(Promotion).where(Promotion.alias == alias, col(Promotion.kind) != "reject")
+    rows = session.exec(moves.order_by(col(Promotion.position).desc()))
+    pairs = [pair for row in rows for pair in ((row.adapter, row.prompt), (row.previous, row.previous_prompt))]
+    return [Variant(*pair) for pair in dict.fromkeys(pairs)]
 
-    An experiment that runs for the alias compares with an adapter that is no longer live: it is stopped.
+
+def roll_back(
+    session: Session, *, tenant: str, alias: str, target: Variant, live: Adapter, actor: str, reason: str
+) -> Promotion:
+    """Make an earlier variant live again: an adapter (the identity adapter, or any that was promoted) and a prompt that
+    were live before, together or apart.
+
+    An experiment that runs for the alias compares with a variant that is no longer live: it is stopped.
     """
     _require_name_and_reason(actor, reason)
-    if target.name == live.name:
-        raise ConflictError(f"{target.name} is live already.")
-    moves = select(Promotion).where(Promotion.alias == alias, col(Promotion.kind) != "reject")
-    if target.name not in {name for row in session.exec(moves) for name in (row.adapter, row.previous)}:
-        raise UserError(
-            f"{target.name} was never live for {alias!r}, so it cannot be rolled back to: promote it instead."
-        )
+    serves = Variant(live.name, live_prompt(session, alias=alias))
+    if target == serves:
+        raise ConflictError(f"{target} is live already.")
+    earlier = earlier_variants(session, alias=alias)
+    for part, known in (
+        (target.adapter, {live.name, *(one.adapter for one in earlier)}),
+        (target.prompt, {None, *(one.prompt for one in earlier)}),
+    ):
+        if part not in known:
+            raise UserError(f"{part} was never live for {alias!r}, so it cannot be rolled back to: promote it instead.")
     running = running_experiment(session, alias=alias)
     if running is not None:
         stop_experiment(session, running, state="stopped")
-        details = {"reason": f"rolled back to {target.name}: {reason}"}
+        details = {"reason": f"rolled back to {target}: {reason}"}
         record_act(session, tenant=tenant, actor=actor, act="stop_experiment", subject=running.id, details=details)
     return _append(
         session,
         alias=alias,
         kind="roll_back",
-        adapter=target.name,
-        previous=live.name,
+        target=target,
+        previous=serves,
         actor=actor,
         reason=reason,
         tenant=tenant,
@@ -259,18 +258,23 @@ def _require_name_and_reason(actor: str, reason: str) -> None:
         raise UserError("This act carries the operator's name and a reason: one of them is empty.")
 
 
-def _append(session: Session, *, tenant: str, alias: str, kind: str, actor: str, **values: Any) -> Promotion:
+def _append(
+    session: Session, *, alias: str, kind: str, target: Variant, previous: Variant, actor: str, **values: Any
+) -> Promotion:
     last = session.exec(select(func.max(Promotion.position)).where(Promotion.alias == alias)).one() or 0
     # Whoever commits before this line is seen by the next; whoever commits after it takes our position.
     current = live_promotion(session, alias=alias)
-    if current is not None and current.adapter != values["previous"]:
+    if current is not None and Variant(current.adapter, current.prompt) != previous:
         raise ConflictError(f"Somebody else has just decided about {alias!r}: look again at what is live.")
     row = Promotion(
         id=new_id("promo"),
-        tenant=tenant,
         alias=alias,
         position=last + 1,
         kind=kind,
+        adapter=target.adapter,
+        prompt=target.prompt,
+        previous=previous.adapter,
+        previous_prompt=previous.prompt,
         actor=actor,
         created_at=now(),
         **values,
@@ -280,6 +284,7 @@ def _append(session: Session, *, tenant: str, alias: str, kind: str, actor: str,
         session.flush()
     except IntegrityError as error:
         raise ConflictError(f"Somebody else has just decided about {alias!r}: look again at what is live.") from error
-    details = {"promotion": row.id, "previous": row.previous, "reason": row.reason, "evidence_hash": row.evidence_hash}
-    record_act(session, tenant=tenant, actor=actor, act=kind, subject=row.adapter, details=details)
+    told = {"previous", "prompt", "previous_prompt", "reason", "evidence_hash"}
+    details = {"promotion": row.id, **row.model_dump(include=told)}
+    record_act(session, tenant=row.tenant, actor=actor, act=kind, subject=row.adapter, details=details)
     return row

@@ -16,6 +16,7 @@ from flywheel.leases import Lease
 from flywheel.merges import Merge
 from flywheel.pairs import Candidate, Judgment, PreferencePair
 from flywheel.promotions import Promotion
+from flywheel.prompt_versions import PromptVersion
 from flywheel.runs import RunEvent, TrainingRun
 from flywheel.webhooks import WebhookReceiver
 
@@ -30,6 +31,7 @@ RECORDS: tuple[type[SQLModel], ...] = (
     TrainingRun,
     RunEvent,
     Adapter,
+    PromptVersion,
     Experiment,
     GivenApproval,
     Promotion,

@@ -166,7 +166,7 @@ class PromotionSettings(Section):
     approvers: int = Field(default=1, ge=1, le=2)
     """People who must approve the same evidence: 1 or 2."""
     trainer_may_approve: bool = True
-    """Whether the approval of who asked for the training run, or opened the experiment, counts."""
+    """Whether the approval of who asked for the training run, wrote the prompt or opened the experiment counts."""
 
 
 class WebhooksSettings(Section):

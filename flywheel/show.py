@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flywheel.tried import tried
+from flywheel.tried import arms_in_words, gate_note, tried
+from flywheel.variants import SHIPPED, Variant
 
 if TYPE_CHECKING:
     from flywheel.doctor import Finding
@@ -75,11 +76,11 @@ def status_table(found: Row) -> Table:
     live, experiment, counts = found["live"], found.get("experiment"), found["counts"]
     trial = "none"
     if experiment:
-        evidence = experiment.get("evidence") or {}
-        trial = f"{experiment['challenger']} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
+        evidence, challenger = experiment.get("evidence") or {}, arms_in_words(experiment)[1]
+        trial = f"{challenger} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
     return pairs_table(
         [
-            ("live", f"{live['adapter'] or 'nothing yet'} for alias {live['alias']}"),
+            ("live", f"{_live(live) or 'nothing yet'} for alias {live['alias']}"),
             ("experiment", trial),
             ("counts", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())),
             ("engines", ", ".join(f"{e['url']} {'ready' if e['ready'] else 'not ready'}" for e in found["engines"])),
@@ -166,11 +167,13 @@ def experiment(console: Console, found: Row, *, as_json: bool) -> None:
 def experiment_table(found: Row) -> Table:
     """Verdict first, then users, difference, e-value, sample ratio, guardrails."""
     evidence = found.get("evidence") or {}
+    champion, challenger = arms_in_words(found)
     lines: list[tuple[str, Any]] = [
         ("experiment", f"{found['id']} ({found['state']})"),
-        ("champion", found["champion"]),
-        ("challenger", found["challenger"]),
+        ("champion", champion),
+        ("challenger", challenger),
         ("how", tried(found)),
+        *([("gate", note)] if (note := gate_note(found)) else []),
     ]
     if evidence:
         users, (low, high) = evidence["users"], evidence["confidence"] or (None, None)
@@ -193,13 +196,18 @@ def experiment_table(found: Row) -> Table:
 def ledger(console: Console, found: Row, *, as_json: bool) -> None:
     """Who is (or was) live, and the decisions that made it so."""
     live = found["live"]
-    who = f"{live['adapter'] or 'nothing'} {'was' if live.get('at') else 'is'} live for {live['alias']}"
+    who = f"{_live(live) or 'nothing'} {'was' if live.get('at') else 'is'} live for {live['alias']}"
     if trial := live.get("experiment"):
-        who += f"; {trial['challenger']} answered {trial['traffic_share']:.0%} of the users in {trial['id']}"
+        who += f"; {arms_in_words(trial)[1]} answered {trial['traffic_share']:.0%} of the users in {trial['id']}"
     if not as_json:
         console.print(escape(who + (f" at {live['at']}." if live.get("at") else ".")), soft_wrap=True)
-    fields = ("created_at", "kind", "adapter", "previous", "actor", "reason")
-    value(console, found, rows_table(found["data"], fields), as_json=as_json)
+    fields = ("created_at", "kind", "adapter", "prompt", "previous", "actor", "reason")
+    decided = [row | {"prompt": row.get("prompt") or SHIPPED} for row in found["data"]]
+    value(console, found, rows_table(decided, fields), as_json=as_json)
+
+
+def _live(live: Row) -> str | None:
+    return str(Variant(live["adapter"], live.get("prompt"))) if live["adapter"] else None
 
 
 def lineage(console: Console, found: Row, *, as_json: bool) -> None:
@@ -215,6 +223,7 @@ def lineage_table(found: Row) -> Table:
     lines: list[tuple[str, Any]] = [
         *(_completion_lines(found["completion"]) if "completion" in found else []),
         ("adapter", adapter["name"] if adapter else "none (a fixed text)"),
+        *([("prompt", _prompt_line(prompt))] if (prompt := found.get("prompt")) else []),
         (
             "training run",
             f"{run['id']}, asked for by {run['requested_by']}" if run else "none: this adapter changes nothing",
@@ -230,6 +239,11 @@ def lineage_table(found: Row) -> Table:
         words = f"{pair['question']}\n  + {pair['chosen']}\n  - {pair['rejected']}\n  judged by {judges}"
         lines.append(("pair", words + (f"\n  rated {rated}" if rated else "")))
     return pairs_table(lines)
+
+
+def _prompt_line(prompt: Row) -> str:
+    whose = f" by {prompt['actor']}" if prompt["actor"] else ""
+    return f"{prompt['version']}{whose}: {prompt['note'] or 'no note'} (flywheel prompts show {prompt['version']})"
 
 
 def _completion_lines(completion: Row) -> list[tuple[str, Any]]:

@@ -25,7 +25,18 @@ EVENTS = {
     "roll_back": "promotion.rolled_back",
 }
 """{act: what its event is called}."""
-TOLD = ("experiment", "verdict", "sentence", "reason", "evidence_hash", "promotion", "previous", "missing")
+TOLD = (
+    "experiment",
+    "verdict",
+    "sentence",
+    "reason",
+    "evidence_hash",
+    "promotion",
+    "previous",
+    "missing",
+    "prompt",
+    "previous_prompt",
+)
 """What of an act's details may leave the appliance."""
 
 

@@ -21,9 +21,10 @@ from flywheel.audit import record_act
 from flywheel.base_model import base_model_hash
 from flywheel.database import now
 from flywheel.experiments import make_plan, open_experiment, running_experiment
-from flywheel.promotions import live_promotion
+from flywheel.promotions import live_promotion, live_prompt
 from flywheel.runs import TrainingRun
 from flywheel.settings import Settings
+from flywheel.variants import Variant
 from retrain.recipe import Recipe
 from retrain.run_folder import ADAPTER, Order, Outcomes
 
@@ -69,7 +70,8 @@ def record_adapter(session: Session, run: TrainingRun, adapter: Adapter) -> bool
 
 
 def challenge(session: Session, settings: Settings, run: TrainingRun, *, adapter: Adapter) -> str:
-    """Open an experiment against the live adapter, unless one runs. Returns what happened, as one sentence."""
+    """Open an experiment against the live adapter, with the live prompt in both arms, unless one runs. Returns what
+    happened, as one sentence."""
     champion = live_adapter(session, alias=run.alias, base_hash=adapter.base_model_hash)
     if champion is None:
         return "No experiment was opened: nothing is live yet. Start serving, then open one by hand."
@@ -78,8 +80,10 @@ def challenge(session: Session, settings: Settings, run: TrainingRun, *, adapter
     running = running_experiment(session, alias=run.alias)
     if running is not None:
         return f"No experiment was opened: {running.id} still runs. Promote or reject its challenger first."
+    prompt = live_prompt(session, alias=run.alias)
     opened = open_experiment(
-        session, tenant=run.tenant, alias=run.alias, champion=champion, challenger=adapter.name,
+        session, tenant=run.tenant, alias=run.alias,
+        champion=Variant(champion, prompt), challenger=Variant(adapter.name, prompt),
         plan=make_plan(settings.retrain, {}), actor=run.requested_by,
     )  # fmt: skip
     return f"Experiment {opened.id} opened: {champion} against {adapter.name}, {opened.share:.0%} of the users."

@@ -46,6 +46,7 @@ from serving.routes import (
     merges,
     models,
     promotions,
+    prompts,
     rating_links,
     reviews,
     runs,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from serving.tracing import Tracing
 
 CHAT = (completions, models, embeddings, feedback, rating_links, interactions, documents, health)
-TURN = (reviews, datasets, runs, adapters, experiments, promotions, merges, lineage)
+TURN = (reviews, datasets, runs, adapters, prompts, experiments, promotions, merges, lineage)
 BESIDE = (audit, keys, status, usage)
 CHATS = "/v1/chat/completions"
 ROUTERS = (*CHAT, *TURN, *BESIDE)

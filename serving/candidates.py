@@ -79,6 +79,7 @@ async def _candidates(appliance: Appliance, interaction: Interaction, *, adapter
             tenant=interaction.tenant,
             completion_id=interaction.id,
             adapter=adapter,
+            prompt_version=interaction.prompt_version,
             text=choice["message"]["content"],
             parameters=asked,
             created_at=now(),

@@ -109,8 +109,6 @@ class Answer:
             await self._speak()
             if self.turn.streamed:
                 await self.send({"type": "http.response.body", "body": b""})
-            if self.turn.target.shadow is not None:
-                self.appliance.shadows.ask(self.appliance, self.turn)
         except asyncio.CancelledError:
             self._close("cancelled", "The client went away, or serving was stopped.")
             raise
@@ -120,6 +118,8 @@ class Answer:
         finally:
             self._close("failed", "A defect inside Flywheel; its log says more.")
             self.appliance.metrics.chat(self.turn, seconds=time.monotonic() - begun)
+            if self.turn.target.shadow is not None:  # also where the client left with its whole answer before us
+                self.appliance.shadows.ask(self.appliance, self.turn)
 
     async def _speak(self) -> None:
         if not self.turn.routed:

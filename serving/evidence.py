@@ -29,6 +29,8 @@ from flywheel.feedback import PICK, RATED_BY, RATING, Feedback
 from flywheel.implicit import SOURCE as IMPLICIT
 from flywheel.interactions import Interaction
 from flywheel.pairs import Candidate, PreferencePair
+from flywheel.prompt_versions import version_of
+from flywheel.tried import GATE_NOT_ASKED
 from serving.preferences import Preferences, look_at_picks, look_at_shadow
 from serving.verdict import MOST, UserCounts, look, may_climb
 
@@ -98,6 +100,14 @@ def look_at_running(database: Database, *, alias: str) -> bool:
 
 
 def _look(session: Session, experiment: Experiment) -> dict[str, Any]:
+    """The figures, and what they compare: an approval is bound to both."""
+    variants = {CHAMPION: experiment.champion_variant, CHALLENGER: experiment.challenger_variant}
+    compared = {arm: {"adapter": one.adapter, "prompt": version_of(one.prompt)} for arm, one in variants.items()}
+    note = {"gate_note": GATE_NOT_ASKED} if experiment.challenger == experiment.champion else {}
+    return _figures_now(session, experiment) | {"variants": compared} | note
+
+
+def _figures_now(session: Session, experiment: Experiment) -> dict[str, Any]:
     if experiment.mode == "interleaved":
         picks, shown_first = user_picks(session, experiment)
         return look_at_picks(experiment, picks, shown_first=shown_first)
@@ -195,11 +205,17 @@ def user_picks(session: Session, experiment: Experiment) -> tuple[Preferences, d
 
 
 def shadowed(session: Session, experiment: Experiment) -> tuple[list[UserCounts], Preferences]:
-    """Users by both adapters' answers to the same questions, and what reviewers preferred."""
+    """Users by both variants' answers to the same questions, and what reviewers preferred.
+
+    Other candidates for the same questions (a refill's) are the champion's, so a variant tells them apart.
+    """
+    shadows = [col(Candidate.adapter) == experiment.challenger]
+    if experiment.challenger == experiment.champion:
+        shadows.append(col(Candidate.prompt_version) == version_of(experiment.challenger_prompt))
     query = (
         select_columns(col(Interaction.unit), col(Interaction.answer), col(Interaction.finish_reason), Candidate)
         .join(Candidate, col(Candidate.completion_id) == col(Interaction.id))
-        .where(col(Interaction.experiment_id) == experiment.id, col(Candidate.adapter) == experiment.challenger)
+        .where(col(Interaction.experiment_id) == experiment.id, *shadows)
     )
     said: dict[tuple[str, str], list[tuple[str, str | None]]] = defaultdict(list)
     for unit, answer, finish_reason, shadow in session.execute(query):
@@ -212,7 +228,7 @@ def shadowed(session: Session, experiment: Experiment) -> tuple[list[UserCounts]
         .join(Interaction, col(Interaction.id) == col(PreferencePair.completion_id))
         .where(
             col(Interaction.experiment_id) == experiment.id,
-            col(Candidate.adapter) == experiment.challenger,
+            *shadows,
             col(PreferencePair.state) == "decided",
         )
     )

@@ -1,8 +1,9 @@
 """The routed turn as a LangGraph: classify ─→ knowledge | small_talk | refuse ─→ answer. It only wires.
 
 `classify` finds out what the question wants and which passages are nearest; the three routes differ in nothing but the
-prompt; `answer` asks the engine and streams its bytes through LangGraph's writer. The graph keeps nothing between
-turns: a conversation's earlier turns come with the request.
+prompt, rendered in the wording of who answers, and of who answers beside them; `answer` asks the engine and streams its
+bytes through LangGraph's writer. The graph keeps nothing between turns: a conversation's earlier turns come with the
+request.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from flywheel.interactions import Passage
 from flywheel.messages import Message
 from serving import prompts
 from serving.appliance import Appliance
+from serving.prompts import Compose
 from serving.router import question_of
 from serving.stream import speak
 from serving.turn import Turn
@@ -31,6 +33,7 @@ class State(TypedDict, total=False):
     route: str
     passages: list[Passage]
     prompt: list[Message]
+    other_prompt: list[Message] | None
 
 
 @dataclass
@@ -51,22 +54,30 @@ async def classify(state: State, runtime: Runtime[Context]) -> State:
     return {"route": decision.route, "passages": decision.passages}
 
 
-def knowledge(state: State) -> State:
-    return {"prompt": prompts.knowledge_prompt(state["messages"], state["passages"])}
+def knowledge(state: State, runtime: Runtime[Context]) -> State:
+    return _composed(prompts.knowledge_prompt, state, runtime)
 
 
-def small_talk(state: State) -> State:
-    return {"prompt": prompts.small_talk_prompt(state["messages"]), "passages": []}
+def small_talk(state: State, runtime: Runtime[Context]) -> State:
+    return _composed(prompts.small_talk_prompt, state, runtime) | {"passages": []}
 
 
-def refuse(state: State) -> State:
-    return {"prompt": prompts.refuse_prompt(state["messages"]), "passages": []}
+def refuse(state: State, runtime: Runtime[Context]) -> State:
+    return _composed(prompts.refuse_prompt, state, runtime) | {"passages": []}
+
+
+def _composed(compose: Compose, state: State, runtime: Runtime[Context]) -> State:
+    target = runtime.context.turn.target
+    prompt = compose(target.wording, state["messages"], state["passages"])
+    if target.other_wording is None:
+        return {"prompt": prompt}
+    return {"prompt": prompt, "other_prompt": compose(target.other_wording, state["messages"], state["passages"])}
 
 
 async def answer(state: State, runtime: Runtime[Context]) -> State:
     turn = runtime.context.turn
     turn.route, turn.passages, turn.prompt = state["route"], state["passages"], state["prompt"]
-    turn.prompt_version = prompts.PROMPT_VERSION
+    turn.other_prompt, turn.prompt_version = state.get("other_prompt"), turn.target.wording.version
 
     async def emit(piece: bytes) -> None:
         runtime.stream_writer(piece)

@@ -4,6 +4,9 @@ Data model: a `Standing` is one reading of the database; it is replaced whole, s
 after a promotion and never a mixture. Which engine is ready for what stands in the engine pool; how many requests are
 in flight per adapter is counted here, so that nothing is unloaded while it speaks.
 
+A prompt's words are read with the standing, so no request reads them. They reach routed requests alone, so others are
+in no experiment that compares nothing else. Held-out users keep the shipped wording, as they keep the base model.
+
 Invariant: users are split between the arms only while every replica in service is ready for both of them. Before that
 (a challenger just published, an engine just started) everybody is answered by the champion and belongs to no arm, so
 no user is ever counted in two.
@@ -28,8 +31,10 @@ from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, running_experi
 from flywheel.leases import ADAPTER, adapters_asked_for, take_lease
 from flywheel.merges import MergeStanding, standing_merge
 from flywheel.promotions import live_adapter, live_promotion
+from flywheel.prompt_versions import SHIPPED_WORDING, Wording, wording_of
 from flywheel.settings import Settings
 from flywheel.statistics.assignment import unit_interval
+from flywheel.variants import Variant
 from serving.counted import Counted
 from serving.engine import EnginePool
 from serving.leadership import Leadership
@@ -58,10 +63,16 @@ class Standing:
     """One reading of the database."""
 
     champion: str | None = None
+    prompt: str | None = None
+    """The live prompt version; none: the shipped one."""
+    wording: Wording = SHIPPED_WORDING
+    challenger_wording: Wording = SHIPPED_WORDING
     epoch: str | None = None
     previous: str | None = None
     identity: str | None = None
     experiment: Assignment | None = None
+    compares_live: bool = False
+    """Whether its champion is what is live now."""
     asked_for: tuple[str, ...] = ()
     merge: MergeStanding | None = None
 
@@ -80,6 +91,9 @@ class Target:
     """Interleaved: the adapter whose answer is shown as well."""
     shadow: str | None = None
     """The adapter that answers too, for the record only."""
+    wording: Wording = SHIPPED_WORDING
+    other_wording: Wording | None = None
+    """In which the one beside or in the shadow is asked."""
 
 
 @dataclass
@@ -104,18 +118,18 @@ class Watch:
         return trouble != known
 
 
-def tried(usual: Target, trial: Assignment, arm: str | None, *, picks: bool) -> Target:
-    """`usual` (the champion's), as the experiment has it for somebody of this arm."""
-    if arm is None:
+def tried(usual: Target, trial: Assignment, wording: Wording, arm: str | None, *, picks: bool) -> Target:
+    """`usual` (the champion's), as the experiment has it for somebody of this arm; `wording` is the challenger's."""
+    if arm is None or (trial.prompts_alone and not usual.routed):
         return usual
-    if trial.mode == "split":
-        adapter = trial.challenger if arm == CHALLENGER else trial.champion
-        return replace(usual, adapter=adapter, arm=arm, experiment_id=trial.id)
+    adapter = trial.challenger.adapter
     if arm != CHALLENGER:
-        return usual
+        return replace(usual, arm=arm, experiment_id=trial.id) if trial.mode == "split" else usual
+    if trial.mode == "split":
+        return replace(usual, adapter=adapter, wording=wording, arm=arm, experiment_id=trial.id)
     if trial.mode == "shadow":
-        return replace(usual, experiment_id=trial.id, shadow=trial.challenger)
-    return replace(usual, experiment_id=trial.id, beside=trial.challenger) if picks else usual
+        return replace(usual, experiment_id=trial.id, shadow=adapter, other_wording=wording)
+    return replace(usual, experiment_id=trial.id, beside=adapter, other_wording=wording) if picks else usual
 
 
 def read_base_model(folder: Path) -> BaseModel:
@@ -141,8 +155,9 @@ class LiveAliases:
         self._in_flight: Counter[str] = Counter()
         self._refreshing = asyncio.Lock()
 
-    def target(self, name: str, *, unit: str, picks: bool = False) -> Target:
-        """Who answers `unit` (a user or conversation) under this name; `picks`: they would choose between two answers.
+    def target(self, name: str, *, unit: str, routed: bool = False, picks: bool = False) -> Target:
+        """Who answers `unit` (a user or conversation) under this name; `routed`: the question is to be, whatever the
+        name; `picks`: they would choose between two answers.
 
         Raises UnknownNameError (404), and UnavailableError while nothing is live yet.
         """
@@ -150,16 +165,17 @@ class LiveAliases:
         if name not in (serving.alias, serving.plain_alias):
             if name not in self.wanted():
                 raise UnknownNameError(f"No model {name!r} is served here. GET /v1/models lists the names.")
-            return Target(name, name, standing.epoch, routed=False)
+            return Target(name, name, standing.epoch, routed, wording=standing.wording)
         if standing.champion is None:
             raise UnavailableError("No adapter is live yet: the appliance is starting. Try again in a moment.")
-        usual = Target(name, standing.champion, standing.epoch, routed=name == serving.alias)
+        routed = routed or name == serving.alias
         if self._held_out(unit):
-            return replace(usual, adapter=standing.identity or standing.champion, arm=HOLDOUT)
+            return Target(name, standing.identity or standing.champion, standing.epoch, routed, arm=HOLDOUT)
+        usual = Target(name, standing.champion, standing.epoch, routed, wording=standing.wording)
         trial = standing.experiment
         if trial is None or not self._both_arms_ready():
             return usual
-        return tried(usual, trial, trial.arm_of(unit), picks=picks)
+        return tried(usual, trial, standing.challenger_wording, trial.arm_of(unit), picks=picks)
 
     def _held_out(self, unit: str) -> bool:
         share = self.settings.serving.holdout_share
@@ -171,7 +187,7 @@ class LiveAliases:
         The previous champion is among them, so that a rollback is one flip.
         """
         standing, experiment = self.standing, self.standing.experiment
-        arms = [experiment.champion, experiment.challenger] if experiment else []
+        arms = [experiment.champion.adapter, experiment.challenger.adapter] if experiment else []
         names = [standing.champion, standing.identity, *arms, *standing.asked_for, standing.previous]
         return list(dict.fromkeys(name for name in names if name is not None))[: self.settings.engine.max_loras]
 
@@ -181,10 +197,10 @@ class LiveAliases:
             take_lease(session, name=ADAPTER + adapter, holder=ASKED, seconds=ASKED_SECONDS)
 
     def _both_arms_ready(self) -> bool:
-        experiment, champion = self.standing.experiment, self.standing.champion
-        if experiment is None or experiment.champion != champion or self.merged_in_service():
+        experiment = self.standing.experiment
+        if experiment is None or not self.standing.compares_live or self.merged_in_service():
             return False
-        return not self.not_ready(experiment.challenger)
+        return not self.not_ready(experiment.challenger.adapter)
 
     def merged_in_service(self) -> bool:
         """Whether merged weights answer for the champion: all its users, since they can be no arm of anything."""
@@ -204,6 +220,12 @@ class LiveAliases:
             for engine in in_service
             if adapter not in self._engines.ready_for(engine)
         ]
+
+    def live_view(self) -> dict[str, str | None]:
+        """What is live, for people; a prompt of null is the shipped one."""
+        standing = self.standing
+        live = {"adapter": standing.champion, "prompt": standing.prompt, "epoch": standing.epoch}
+        return {"alias": self.settings.serving.alias, **live}
 
     def speaking(self, adapter: str) -> Counted:
         """Counts one request for `adapter`. Enter it before anything is awaited after `target`."""
@@ -238,12 +260,17 @@ def read_standing(database: Database, settings: Settings, base_model: BaseModel)
         identity = identity_adapter(session, base_model_hash=base_model.hash)
         running, row = running_experiment(session, alias=alias), live_promotion(session, alias=alias)
         promoted = row is not None and champion is not None and row.adapter == champion.name
+        live = Variant(champion.name, row.prompt if row else None) if champion else None
         return Standing(
-            champion=champion.name if champion else None,
+            champion=live.adapter if live else None,
+            prompt=live.prompt if live else None,
+            wording=wording_of(session, live.prompt if live else None),
+            challenger_wording=wording_of(session, running.challenger_prompt if running else None),
             epoch=row.id if row and promoted else None,
             previous=row.previous if row and promoted else None,
             identity=identity.name if identity else None,
             experiment=running.assignment() if running else None,
+            compares_live=running is not None and running.champion_variant == live,
             asked_for=tuple(adapters_asked_for(session)),
             merge=standing_merge(session, alias=alias),
         )

@@ -1,43 +1,37 @@
-"""The prompts of the three routes, exactly as the starter base model was trained on them.
+"""The prompts of the three routes, rendered from a wording (`flywheel/prompt_versions.py`).
 
-`PROMPT_VERSION` is a hash of their wording, and stands in every interaction that was routed: an edited prompt is
-another version. A client's own system message is kept, as a second paragraph below ours.
+The hash of the wording stands in every interaction that was routed. A client's own system message is kept, as a second
+paragraph below ours.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flywheel.interactions import Passage
 from flywheel.messages import Message, message_text
+from flywheel.prompt_versions import Wording
 
-KNOWLEDGE = "Answer from the passages and cite the one you use."
-PASSAGE = "[{number}] {document} – {section}: {text}"
-NO_PASSAGES = "(There are no passages.)"
-SMALL_TALK = "You are a friendly help desk. Answer in one short sentence."
-REFUSE = "Politely decline: this question is outside what the help desk covers."
-WORDING = (KNOWLEDGE, PASSAGE, NO_PASSAGES, SMALL_TALK, REFUSE)
-PROMPT_VERSION = hashlib.sha256("\n".join(WORDING).encode()).hexdigest()[:12]
+Compose = Callable[[Wording, Sequence[Message], Sequence[Passage]], list[Message]]
 
 
-def knowledge_prompt(messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+def knowledge_prompt(wording: Wording, messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
     """Ask for an answer from the passages, each with the number that the answer cites."""
     lines = [
-        PASSAGE.format(number=found.number, document=found.document, section=found.section, text=found.text)
+        wording.passage.format(number=found.number, document=found.document, section=found.section, text=found.text)
         for found in passages
     ]
-    return with_system(messages, "\n".join([KNOWLEDGE, *(lines or [NO_PASSAGES])]))
+    return with_system(messages, "\n".join([wording.knowledge, *(lines or [wording.no_passages])]))
 
 
-def small_talk_prompt(messages: Sequence[Message]) -> list[Message]:
+def small_talk_prompt(wording: Wording, messages: Sequence[Message], _found: Sequence[Passage] = ()) -> list[Message]:
     """Ask for one friendly sentence."""
-    return with_system(messages, SMALL_TALK)
+    return with_system(messages, wording.small_talk)
 
 
-def refuse_prompt(messages: Sequence[Message]) -> list[Message]:
+def refuse_prompt(wording: Wording, messages: Sequence[Message], _found: Sequence[Passage] = ()) -> list[Message]:
     """Ask for a polite no."""
-    return with_system(messages, REFUSE)
+    return with_system(messages, wording.refuse)
 
 
 def with_system(messages: Sequence[Message], ours: str) -> list[Message]:

@@ -49,8 +49,8 @@ class Shadows:
         task.add_done_callback(self._under_way.discard)
 
     async def _shadow(self, appliance: Appliance, turn: Turn) -> None:
-        adapter = turn.target.shadow or ""
-        body = turn.whole_body(adapter, seeded=appliance.settings.engine.seeds)
+        body = turn.other_body(seeded=appliance.settings.engine.seeds)
+        adapter = body["model"]
         try:
             with appliance.live.speaking(adapter):
                 answer = await appliance.engines.engine_for(adapter).complete(body)
@@ -82,6 +82,7 @@ def _keep(database: Database, turn: Turn, text: str, parameters: dict[str, Any])
             tenant=turn.tenant,
             completion_id=turn.completion_id,
             adapter=turn.target.shadow,
+            prompt_version=turn.other_version,
             text=storable(text),
             parameters=parameters,
             created_at=now(),

@@ -47,7 +47,8 @@ def whole_events(body: dict[str, Any], *, usage: bool) -> bytes:
 
 def replay_headers(row: Interaction) -> dict[str, str]:
     """Who spoke when it was first answered, and that this is a replay."""
-    spoke = {"adapter": row.adapter, "arm": row.arm, "route": row.route, "epoch": row.epoch, "replayed": "true"}
+    spoke = {"adapter": row.adapter, "arm": row.arm, "route": row.route, "epoch": row.epoch}
+    spoke |= {"prompt": row.prompt_version, "replayed": "true"}
     return {f"x-flywheel-{name}": value for name, value in spoke.items() if value}
 
 

@@ -120,7 +120,7 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     turn.asked = True
     await committed
     if turn.target.beside is not None:
-        return await _both(appliance, turn, turn.target.beside, emit)
+        return await _both(appliance, turn, emit)
     try:
         return await _ask(appliance, turn, engine, emit)
     except LostEngineError as lost:
@@ -130,23 +130,23 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
         return await _ask(appliance, turn, other or engine, emit)
 
 
-async def _both(appliance: Appliance, turn: Turn, beside: str, emit: Emit) -> None:
-    """One answer of each adapter, as two choices; a stream gets them once both are there."""
-    with appliance.live.speaking(beside):
+async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
+    """One answer of each variant, as two choices; a stream gets them once both are there."""
+    seeded = appliance.settings.engine.seeds
+    bodies = turn.whole_body(seeded=seeded), turn.other_body(seeded=seeded)
+    with appliance.live.speaking(bodies[1]["model"]):
         async with heartbeats(emit) if turn.streamed else nullcontext():
-            first, second = await asyncio.gather(
-                _one_of_two(appliance, turn, turn.target.adapter), _one_of_two(appliance, turn, beside)
-            )
+            asked = (_one_of_two(appliance, turn, body, place=place) for place, body in enumerate(bodies))
+            first, second = await asyncio.gather(*asked)
     choices = [answer["choices"][0] | {"index": place} for place, answer in enumerate((first, second))]
     usage = {name: sum((answer.get("usage") or {}).get(name) or 0 for answer in (first, second)) for name in COUNTS}
     whole = first | {"id": turn.completion_id, "choices": choices, "usage": usage}
     await _tell(appliance, turn, whole, emit)
 
 
-async def _one_of_two(appliance: Appliance, turn: Turn, adapter: str) -> dict[str, Any]:
-    body = turn.whole_body(adapter, seeded=appliance.settings.engine.seeds)
-    engine = appliance.engines.engine_for(adapter)
-    async with engine.stream(body, request_id=f"{turn.handle}-{adapter}") as response:
+async def _one_of_two(appliance: Appliance, turn: Turn, body: dict[str, Any], *, place: int) -> dict[str, Any]:
+    engine = appliance.engines.engine_for(body["model"])
+    async with engine.stream(body, request_id=f"{turn.handle}-{place}") as response:
         raw = await response.read()
         if response.status != 200:
             raise refusal(response.status, raw)

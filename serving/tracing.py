@@ -76,6 +76,7 @@ def _attributes(turn: Turn) -> dict[str, str | int | float | None]:
         "flywheel.arm": turn.target.arm,
         "flywheel.experiment": turn.target.experiment_id,
         "flywheel.route": turn.route or "plain",
+        "flywheel.prompt_version": turn.prompt_version,
         "flywheel.request_id": turn.request_id,
     }
 

@@ -70,6 +70,8 @@ class Turn:
     parameters: dict[str, Any]
     """Everything else of the body, with our defaults: what the engine gets beside the prompt."""
     prompt: list[Message]
+    other_prompt: list[Message] | None = None
+    """What the one beside or in the shadow is asked, where that is in other words."""
     handle: str = field(default_factory=lambda: uuid_utils.uuid7().hex)
     asked_at: datetime = field(default_factory=now)
     first_token_at: datetime | None = None
@@ -102,7 +104,13 @@ class Turn:
     @property
     def routed(self) -> bool:
         """Whether the question goes through intent routing and retrieval."""
-        return self.target.routed or (self.view.metadata or {}).get("route") == "auto"
+        return self.target.routed
+
+    @property
+    def other_version(self) -> str | None:
+        """The prompt version of the one beside or in the shadow; none of what is not routed."""
+        other = self.target.other_wording
+        return other.version if other is not None and self.prompt_version is not None else self.prompt_version
 
     @property
     def kept(self) -> bool:
@@ -117,11 +125,16 @@ class Turn:
     def wants_usage(self) -> bool:
         return bool(self.view.stream_options and self.view.stream_options.include_usage)
 
-    def whole_body(self, adapter: str, *, seeded: bool) -> dict[str, Any]:
-        """The same question to one adapter, for one answer in one piece."""
-        body = {**self.engine_body(seeded=seeded), "model": adapter, "stream": False, "n": 1}
+    def whole_body(self, *, seeded: bool) -> dict[str, Any]:
+        """The same question for one answer in one piece."""
+        body = {**self.engine_body(seeded=seeded), "stream": False, "n": 1}
         body.pop("stream_options", None)
         return body
+
+    def other_body(self, *, seeded: bool) -> dict[str, Any]:
+        """The same to the one beside or in the shadow, in the words of their own prompt."""
+        adapter = self.target.beside or self.target.shadow
+        return self.whole_body(seeded=seeded) | {"model": adapter, "messages": self.other_prompt or self.prompt}
 
     def engine_body(self, *, seeded: bool) -> dict[str, Any]:
         """What the engine is asked. `seeded=False` drops a seed that sampling would use, which kills vLLM on a CPU."""
@@ -139,6 +152,7 @@ class Turn:
             "x-flywheel-arm": self.target.arm,
             "x-flywheel-route": self.route or "plain",
             "x-flywheel-epoch": self.target.epoch,
+            "x-flywheel-prompt": self.prompt_version,
         }
         return {name: value for name, value in found.items() if value}
 
@@ -215,14 +229,16 @@ class Turn:
         }
 
     def _candidate(self, choice: Choice) -> Write:
-        """Another choice; of the other adapter, where two were asked."""
+        """Another choice; the other variant's, where two were asked."""
+        beside = self.target.beside
         return Write(
             OFFER,
             {
                 "id": f"cand-{self.handle}-{choice.index}",
                 "tenant": self.tenant,
                 "completion_id": self.completion_id,
-                "adapter": self.target.beside or self.target.adapter,
+                "adapter": beside or self.target.adapter,
+                "prompt_version": self.other_version if beside else self.prompt_version,
                 "choice": choice.index,
                 "text": storable(choice.message["content"]),
                 "parameters": self.parameters,
@@ -246,11 +262,13 @@ def open_turn(
     unit = user or conversation
     if tenant != settings.tenant:
         unit = f"{tenant}/{unit}"  # experiments count users of all tenants, and an ann of each is two users
+    wishes = view.metadata or {}
+    routed, picks = wishes.get("route") == "auto", wishes.get(PICKS) == "true"
     turn = Turn(
         request_id=request_id,
         tenant=tenant,
         view=view,
-        target=live.target(view.model, unit=unit, picks=(view.metadata or {}).get(PICKS) == "true"),
+        target=live.target(view.model, unit=unit, routed=routed, picks=picks),
         user=user,
         conversation=conversation,
         unit=unit,
@@ -263,10 +281,12 @@ def open_turn(
 
 
 def in_random_order(target: Target, handle: str) -> Target:
-    """Which of two adapters is shown first: a coin for each completion, since people lean to the first."""
+    """Which of two variants is shown first: a coin for each completion, since people lean to the first."""
     if target.beside is None or unit_interval(target.experiment_id or "", handle) < 1 / 2:
         return replace(target, arm=CHAMPION)
-    return replace(target, adapter=target.beside, beside=target.adapter, arm=CHALLENGER)
+    mine, other = target.other_wording or target.wording, target.wording
+    swapped = replace(target, adapter=target.beside, beside=target.adapter, wording=mine, other_wording=other)
+    return replace(swapped, arm=CHALLENGER)
 
 
 def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:

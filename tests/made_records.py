@@ -13,7 +13,9 @@ from flywheel.experiments import Experiment, Plan, open_experiment, record_evide
 from flywheel.feedback import RATING, Feedback, new_feedback
 from flywheel.interactions import Interaction
 from flywheel.pairs import Candidate, PreferencePair, add_pairs, judge
+from flywheel.prompt_versions import SHIPPED_WORDING, add_prompt_version
 from flywheel.runs import TrainingRun, claim_run, end_run, queue_run
+from flywheel.variants import Variant
 
 TENANT, ALIAS = "default", "flywheel"
 GREEN_GATE = {"passed": True, "sentence": "All checks passed.", "checks": []}
@@ -114,6 +116,12 @@ def decided_pair(session: Session, interaction: Interaction, *, reviewer: str = 
     return pair
 
 
+def made_prompt(session: Session, knowledge: str = "Answer in one line.", *, actor: str = "pia") -> str:
+    """A prompt version that says something else above the passages; returns its name."""
+    wording = SHIPPED_WORDING.model_copy(update={"knowledge": knowledge})
+    return add_prompt_version(session, wording, tenant=TENANT, note="shorter", actor=actor).version
+
+
 def unstored_experiment(**values: Any) -> Experiment:
     """An experiment of which only the given fields matter."""
     given: dict[str, Any] = {
@@ -140,7 +148,10 @@ def made_experiment(session: Session, *, verdict: str | None = None, **values: A
         "actor": "worker",
     }
     plan = {"planned_effect": 0.3} | {name: values.pop(name) for name in Plan.model_fields if name in values}
-    opened = open_experiment(session, **(given | values), plan=Plan.model_construct(**Plan().model_dump() | plan))
+    given |= values
+    for arm in ("champion", "challenger"):
+        given[arm] = Variant(given[arm], given.pop(f"{arm}_prompt", None))
+    opened = open_experiment(session, **given, plan=Plan.model_construct(**Plan().model_dump() | plan))
     if verdict is not None:
         record_evidence(session, opened, {"verdict": verdict})
         session.refresh(opened)

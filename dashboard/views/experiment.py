@@ -12,7 +12,8 @@ from dashboard.evidence import draw_charts, draw_guardrails, draw_hash, draw_ver
 from dashboard.plain import figure, moment, plain
 from dashboard.samples import draw_samples
 from dashboard.shapes import Evidence, Experiment
-from flywheel.tried import tried
+from dashboard.wordings import draw_wordings
+from flywheel.tried import arms_in_words, tried
 
 REFRESH_SECONDS = 3
 
@@ -21,7 +22,9 @@ def choose(experiments: list[Experiment]) -> str:
     """The experiment to show: the newest, or the one that is picked."""
     title, choice = st.columns([5, 4], vertical_alignment="bottom")
     title.title("Experiment", anchor=False)
-    labels = {one["id"]: f"{moment(one['created_at'])} · {one['challenger']} · {one['state']}" for one in experiments}
+    labels = {
+        one["id"]: f"{moment(one['created_at'])} · {arms_in_words(one)[1]} · {one['state']}" for one in experiments
+    }
     return str(
         choice.selectbox(
             "Which experiment", list(labels), format_func=labels.__getitem__, label_visibility="collapsed", key="shown"
@@ -33,10 +36,10 @@ def choose(experiments: list[Experiment]) -> str:
 def draw(experiment_id: str) -> None:
     with person.explained():
         experiment = person.api().experiment(experiment_id)
+        champion, challenger = arms_in_words(experiment)
         st.caption(
-            f"{plain(experiment['alias'])}: champion {plain(experiment['champion'])} against challenger "
-            f"{plain(experiment['challenger'])}: {tried(experiment)} "
-            f"· {plain(experiment['state'])}"
+            f"{plain(experiment['alias'])}: champion {plain(champion)} against challenger {plain(challenger)}: "
+            f"{tried(experiment)} · {plain(experiment['state'])}"
         )
         evidence = draw_verdict(experiment)
         if evidence is not None:
@@ -45,6 +48,7 @@ def draw(experiment_id: str) -> None:
             st.subheader("Guardrails", anchor=False)
             draw_guardrails(evidence)
             draw_hash(experiment)
+        draw_wordings(experiment)
         st.subheader("Sample answers", anchor=False)
         draw_samples(experiment)
 

@@ -15,8 +15,11 @@ from dashboard.evidence import comparison, draw_charts, draw_gate, draw_guardrai
 from dashboard.lineage import ASKED_FOR, draw_lineage, draw_lookup
 from dashboard.plain import moment, plain, show_table
 from dashboard.samples import draw_gate_samples, draw_samples
-from dashboard.shapes import Approvals, Experiment, Ledger
+from dashboard.shapes import Approvals, Experiment, Ledger, Promotion
+from dashboard.wordings import draw_wordings
 from flywheel.errors import NotFoundError, UserError
+from flywheel.tried import arms_in_words, gate_note, made_live
+from flywheel.variants import SHIPPED, Variant
 
 TABS = ("Decide", "Roll back", "Ledger", "Lineage")
 DONE = {
@@ -37,22 +40,28 @@ def decide(act: str, **bound_to: Any) -> None:
         if not reason:
             raise UserError("Write a reason first: the ledger keeps it beside your name.")
         promotion = person.api().decide(act, actor=person.name(), reason=reason, **bound_to)
-        return DONE[promotion["kind"]].format(promotion["adapter"])
+        return DONE[promotion["kind"]].format(made_live(promotion))
 
     if person.act(step):
         st.session_state[reason_key] = ""
 
 
 def draw_live(ledger: Ledger) -> None:
-    live = ledger["live"]
+    live, served = ledger["live"], live_variant(ledger)
     since = next((row for row in ledger["data"] if row["id"] == live["epoch"]), None)
     with st.container(border=True, gap="xsmall"):
         st.caption(f"Live for {plain(live['alias'])}")
-        st.subheader(plain(live["adapter"] or "nothing yet"), anchor=False)
+        st.subheader(plain(served or "nothing yet"), anchor=False)
         if since:
             st.caption(f"since {moment(since['created_at'])}, by {plain(since['actor'])}: {plain(since['reason'])}")
         else:
             st.caption("No promotion yet: the base model answers through its identity adapter.")
+
+
+def live_variant(ledger: Ledger) -> Variant | None:
+    """None while the appliance is starting."""
+    live = ledger["live"]
+    return Variant(live["adapter"], live.get("prompt")) if live["adapter"] else None
 
 
 def draw_decision() -> None:
@@ -61,13 +70,14 @@ def draw_decision() -> None:
         st.text("Nothing waits for a decision. An experiment opens when a training run publishes an adapter.")
         return
     experiment = person.api().experiment(running[0]["id"])
-    st.subheader(f"Challenger {plain(experiment['challenger'])}", anchor=False)
+    st.subheader(f"Challenger {plain(arms_in_words(experiment)[1])}", anchor=False)
     evidence = draw_verdict(experiment)
     if evidence:
         st.text(comparison(evidence))
         draw_charts(evidence)
         st.markdown("**Guardrails**")
         draw_guardrails(evidence)
+    draw_wordings(experiment)
     draw_challenger(experiment)
     draw_decision_form(experiment)
 
@@ -78,6 +88,8 @@ def draw_challenger(experiment: Experiment) -> None:
     gate = person.api().adapter(name)["gate"]
     checks, samples, ancestry, card = st.tabs(["Offline gate", "Sample answers", "Dataset and lineage", "Model card"])
     with checks:
+        if note := gate_note(experiment):
+            st.text(note)
         draw_gate(gate)
     with samples:
         st.markdown("**Live users**")
@@ -128,16 +140,22 @@ def draw_decision_form(experiment: Experiment) -> None:
 
 
 def draw_roll_back(ledger: Ledger) -> None:
-    live = ledger["live"]["adapter"]
-    served = [name for row in ledger["data"] if row["kind"] != "reject" for name in (row["previous"], row["adapter"])]
-    targets = [name for name in dict.fromkeys(served) if name != live]
+    moves = [row for row in ledger["data"] if row["kind"] != "reject"]
+    pairs = [pair for row in moves for pair in (_before(row), Variant(row["adapter"], row.get("prompt")))]
+    tried = any(one.prompt for one in pairs)
+    targets = {one.whole if tried else str(one): one for one in pairs if one != live_variant(ledger)}
     if not targets:
         st.text("Nothing to go back to: no adapter was live before this one.")
         return
     st.text("The adapter that was live before stays loaded, so going back takes about a second and loses no request.")
-    target = st.selectbox("Back to", targets, key="target")
+    target = targets[st.selectbox("Back to", list(targets), key="target")]
     st.text_area("Reason", key="reason-roll_back", placeholder="What is wrong with the live one.", height=80)
-    st.button("Roll back", type="primary", on_click=decide, args=("roll_back",), kwargs={"adapter": target})
+    bound_to = {"adapter": target.adapter, "prompt": target.prompt or SHIPPED}
+    st.button("Roll back", type="primary", on_click=decide, args=("roll_back",), kwargs=bound_to)
+
+
+def _before(row: Promotion) -> Variant:
+    return Variant(row["previous"], row.get("previous_prompt"))
 
 
 def draw_ledger(ledger: Ledger) -> None:
@@ -150,6 +168,7 @@ def draw_ledger(ledger: Ledger) -> None:
             "When": [moment(row["created_at"]) for row in rows],
             "Act": [row["kind"].replace("_", " ") for row in rows],
             "Adapter": [row["adapter"] for row in rows],
+            "Prompt": [row.get("prompt") or SHIPPED for row in rows],
             "Before": [row["previous"] for row in rows],
             "Who": [row["actor"] for row in rows],
             "Why": [row["reason"] for row in rows],

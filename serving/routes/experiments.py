@@ -12,8 +12,19 @@ from flywheel.adapters import adapter
 from flywheel.approvals import approvals_view
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UserError
-from flywheel.experiments import Experiment, Mode, experiment, latest_experiments, make_plan, open_experiment
-from flywheel.promotions import live_adapter
+from flywheel.experiments import (
+    CHALLENGER,
+    CHAMPION,
+    Experiment,
+    Mode,
+    experiment,
+    latest_experiments,
+    make_plan,
+    open_experiment,
+)
+from flywheel.promotions import live_adapter, live_prompt
+from flywheel.prompt_versions import prompt_named, prompt_view
+from flywheel.variants import Variant
 from serving.appliance import Appliance, appliance_of
 from serving.evidence import look_at_running
 
@@ -25,7 +36,10 @@ class ExperimentBody(BaseModel):
     """What is left out is as the settings have it for the worker's own experiments."""
 
     model_config = ConfigDict(extra="forbid")
-    challenger: str
+    challenger: str | None = None
+    """Without one, the live adapter is tried with another prompt."""
+    prompt: str | None = None
+    """A prompt version, or `shipped`; without one, the live prompt."""
     mode: Mode | None = None
     traffic_share: float | None = Field(default=None, gt=0, lt=1)
     ramp: list[float] | None = None
@@ -54,12 +68,15 @@ async def one_experiment(experiment_id: str, appliance: Holder) -> dict[str, Any
 def _read(appliance: Appliance, experiment_id: str) -> dict[str, Any]:
     with reading(appliance.database) as session:
         found = experiment(session, experiment_id, tenant=appliance.tenant)
-        return found.model_dump() | {"approvals": approvals_view(session, found, appliance.settings.promotion)}
+        approvals = approvals_view(session, found, appliance.settings.promotion)
+        prompts = {CHAMPION: found.champion_prompt, CHALLENGER: found.challenger_prompt}
+        views = {arm: prompt_view(session, prompt) for arm, prompt in prompts.items()}
+        return found.model_dump() | {"approvals": approvals, "prompts": views}
 
 
 @router.post("/v1/experiments")
 async def open_by_hand(body: ExperimentBody, appliance: Holder) -> dict[str, Any]:
-    """Let an adapter challenge the live one. Users are split once every engine is ready for both."""
+    """Let an adapter, a prompt version or both challenge what is live. Users are split once every engine is ready."""
     opened = await asyncio.to_thread(_open, appliance, body)
     await appliance.live.refresh()
     return opened.model_dump()
@@ -67,23 +84,26 @@ async def open_by_hand(body: ExperimentBody, appliance: Holder) -> dict[str, Any
 
 def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
     settings, base_model = appliance.settings, appliance.live.base_model
+    if body.challenger is None and body.prompt is None:
+        raise UserError("Name a challenger (an adapter), a prompt (a version, or `shipped`), or both.")
     if base_model is None:
         raise ConflictError(
             "Nothing is live yet, so there is no champion to challenge: wait until the engine is ready."
         )
+    alias, told = settings.serving.alias, {"challenger", "prompt", "actor"}
     with writing(appliance.database) as session:
-        challenger = adapter(session, body.challenger)
-        champion = live_adapter(session, alias=settings.serving.alias, base_model_hash=base_model.hash)
-        if champion is None or challenger.base_model_hash != base_model.hash:
-            raise UserError(f"{challenger.name} was trained on another base model than the one that is served.")
-        if challenger.name == champion.name:
-            raise ConflictError(f"{champion.name} is live already: it cannot challenge itself.")
+        live = live_adapter(session, alias=alias, base_model_hash=base_model.hash)
+        challenger = adapter(session, body.challenger) if body.challenger is not None else live
+        if live is None or challenger is None or challenger.base_model_hash != base_model.hash:
+            raise UserError(f"{body.challenger} was trained on another base model than the one that is served.")
+        prompt = live_prompt(session, alias=alias)
+        other = prompt_named(session, body.prompt) if body.prompt is not None else prompt
         return open_experiment(
             session,
             tenant=appliance.tenant,
-            alias=settings.serving.alias,
-            champion=champion.name,
-            challenger=challenger.name,
-            plan=make_plan(settings.retrain, body.model_dump(exclude={"challenger", "actor"}, exclude_none=True)),
+            alias=alias,
+            champion=Variant(live.name, prompt),
+            challenger=Variant(challenger.name, other),
+            plan=make_plan(settings.retrain, body.model_dump(exclude=told, exclude_none=True)),
             actor=appliance.acting(body.actor),
         )

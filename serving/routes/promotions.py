@@ -23,12 +23,15 @@ from flywheel.promotions import (
     Approval,
     Promotion,
     approve,
+    earlier_variants,
     live_adapter,
     live_promotion,
     promotions,
     reject,
     roll_back,
 )
+from flywheel.prompt_versions import prompt_named
+from flywheel.variants import Variant
 from flywheel.who_served import who_served
 from serving.appliance import Appliance, appliance_of
 
@@ -55,7 +58,9 @@ class PromotionBody(BaseModel):
     evidence_hash: str = ""
     """promote: the hash of the evidence that the operator looked at."""
     adapter: str | None = None
-    """roll_back: the target; without it, the adapter that was live before."""
+    """roll_back: an adapter that was live, with the prompt it had then; without one, what was live before."""
+    prompt: str | None = None
+    """roll_back: a prompt version that was live, or `shipped`; for that adapter, or else for the live one."""
     override: bool = False
 
 
@@ -78,7 +83,8 @@ async def decide(body: PromotionBody, appliance: Holder, response: Response) -> 
 def _waiting(appliance: Appliance, trial: Experiment) -> dict[str, Any]:
     with reading(appliance.database) as session:
         approvals = approvals_view(session, trial, appliance.settings.promotion)
-    shown = {"experiment_id": trial.id, "adapter": trial.challenger, "evidence_hash": trial.evidence_hash}
+    variant = {"adapter": trial.challenger, "prompt": trial.challenger_prompt, "previous_prompt": trial.champion_prompt}
+    shown = {"experiment_id": trial.id, **variant, "evidence_hash": trial.evidence_hash}
     return {"object": "approval", "kind": "approve", **shown, "approvals": approvals}
 
 
@@ -88,8 +94,7 @@ def ledger(
 ) -> dict[str, Any]:
     """Who is live, and every decision, newest first. With `at`, who served at that moment (UTC where it names no zone),
     and the ledger as it stood then."""
-    alias, standing = appliance.settings.serving.alias, appliance.live.standing
-    live: dict[str, Any] = {"alias": alias, "adapter": standing.champion, "epoch": standing.epoch}
+    alias, live = appliance.settings.serving.alias, appliance.live.live_view()
     if at is not None and at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     with reading(appliance.database) as session:
@@ -132,11 +137,8 @@ def _experiment(session: Session, body: PromotionBody, *, tenant: str, alias: st
 
 
 def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, live: Adapter, who: str) -> Promotion:
-    alias, last = appliance.settings.serving.alias, live_promotion(session, alias=appliance.settings.serving.alias)
-    name = body.adapter or (last.previous if last else None)
-    if name is None:
-        raise ConflictError(f"Nothing was ever promoted for {alias!r}: there is nothing to roll back.")
-    target = adapter(session, name)
+    alias = appliance.settings.serving.alias
+    target = _back_to(session, body, alias=alias, live=live)
     row = roll_back(
         session,
         tenant=appliance.tenant,
@@ -146,9 +148,23 @@ def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, l
         actor=who,
         reason=body.reason,
     )
-    not_ready = appliance.live.not_ready(target.name)
+    not_ready = appliance.live.not_ready(target.adapter)
     if not_ready:
         raise NotLoadedError(
-            f"Not rolled back yet: {'; '.join(not_ready)}. It is being loaded: try again in a moment.", target.name
+            f"Not rolled back yet: {'; '.join(not_ready)}. It is being loaded: try again in a moment.", target.adapter
         )
     return row
+
+
+def _back_to(session: Session, body: PromotionBody, *, alias: str, live: Adapter) -> Variant:
+    """The variant that a rollback asks for."""
+    last = live_promotion(session, alias=alias)
+    if body.adapter is None and body.prompt is None:
+        if last is None:
+            raise ConflictError(f"Nothing was ever promoted for {alias!r}: there is nothing to roll back.")
+        return Variant(last.previous, last.previous_prompt)
+    name = adapter(session, body.adapter).name if body.adapter is not None else live.name
+    if body.prompt is not None:
+        return Variant(name, prompt_named(session, body.prompt))
+    earlier = (one for one in earlier_variants(session, alias=alias) if one.adapter == name)
+    return next(earlier, Variant(name, last.prompt if last else None))

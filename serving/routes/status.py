@@ -23,7 +23,7 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 @router.get("/v1/status")
 def status(appliance: Holder) -> dict[str, Any]:
     """Who is live, the running experiment with its evidence, how much there is of what, the engines, the last run."""
-    settings, standing = appliance.settings, appliance.live.standing
+    settings = appliance.settings
     with reading(appliance.database) as session:
         running = running_experiment(session, alias=settings.serving.alias)
         runs = latest_runs(session, tenant=appliance.tenant, limit=1)
@@ -34,11 +34,11 @@ def status(appliance: Holder) -> dict[str, Any]:
         }
         pairs = pair_counts(session, tenant=appliance.tenant)
     return {
-        "live": {"alias": settings.serving.alias, "adapter": standing.champion, "epoch": standing.epoch},
+        "live": appliance.live.live_view(),
         "experiment": running.model_dump() if running else None,
         "counts": counts | {f"pairs_{state}": count for state, count in pairs.items()},
         "engines": _engines(appliance),
-        "merge": asdict(standing.merge) if standing.merge else None,
+        "merge": asdict(merge) if (merge := appliance.live.standing.merge) else None,
         "last_run": runs[0].model_dump() if runs else None,
     }
 

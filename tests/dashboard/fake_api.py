@@ -25,6 +25,7 @@ from tests.dashboard.fake_records import (
     Json,
     Records,
     interaction,
+    prompt,
     time_of,
 )
 
@@ -165,7 +166,11 @@ def add_decisions(app: FastAPI, records: Records) -> None:
             )
         row = {"kind": body["act"], "actor": body["actor"], "reason": body["reason"], "created_at": time_of(60)}
         row |= {"id": f"promo-{len(records.promotions) + 1}", "previous": records.live["adapter"]}
-        row |= {"adapter": body.get("adapter", CHALLENGER), "evidence_hash": body.get("evidence_hash")}
+        row |= {
+            "adapter": body.get("adapter", records.experiment["challenger"]),
+            "evidence_hash": body.get("evidence_hash"),
+        }
+        row |= {"prompt": records.experiment.get("challenger_prompt") if body["act"] != "roll_back" else None}
         row |= {"experiment_id": body.get("experiment_id")}
         records.promotions.insert(0, row)
         if body["act"] != "roll_back":
@@ -198,7 +203,8 @@ def add_ancestry(app: FastAPI, records: Records) -> None:
             )
         question, good, _ = QUESTIONS[0]
         answer = interaction(completion_id, question, good)
-        return ancestry(CHAMPION) | {"completion": answer, "experiment": None, "promotion": records.promotions[-1]}
+        behind = {"experiment": None, "promotion": records.promotions[-1], "prompt": prompt("p-1", "Be plain.")}
+        return ancestry(CHAMPION) | {"completion": answer, **behind}
 
     @app.get("/v1/lineage")
     def user_lineage(user: str) -> Any:

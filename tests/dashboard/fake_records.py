@@ -189,7 +189,7 @@ class Records:
     @property
     def live(self) -> Json:
         last = next(row for row in self.promotions if row["kind"] != "reject")
-        return {"alias": "flywheel", "adapter": last["adapter"], "epoch": last["id"]}
+        return {"alias": "flywheel", "adapter": last["adapter"], "prompt": last.get("prompt"), "epoch": last["id"]}
 
     def counts(self) -> Json:
         dropped = sum(verdict in ("tie", "neither") for verdict in self.judged.values())
@@ -202,6 +202,13 @@ class Records:
             for arm, answer in (("champion", bad), ("challenger", good)):
                 rows.append(interaction(f"chatcmpl-{number}{arm}", question, answer, arm=arm))
         return rows
+
+
+def prompt(version: str, knowledge: str) -> Json:
+    """A wording with something above its passages, and a picture that nobody may load."""
+    wording = {"knowledge": knowledge, "passage": "[{number}] {text} ![x](http://tracker.invalid/w.png)"}
+    wording |= {"no_passages": "(none)", "small_talk": "Be friendly.", "refuse": "Say no."}
+    return {"version": version, "wording": wording, "note": "shorter", "actor": "Pia", "created_at": time_of(-9)}
 
 
 def interaction(completion_id: str, question: str, answer: str, *, arm: str | None = None) -> Json:

@@ -237,6 +237,7 @@ def test_roll_back_goes_to_the_adapter_that_was_live_before(open_page: OpenPage,
         "actor": "Mira",
         "reason": "Wrong fees",
         "adapter": IDENTITY,
+        "prompt": "shipped",
     }
     assert records.live["adapter"] == IDENTITY
 

@@ -25,7 +25,7 @@ from flywheel.experiments import (
     stop_experiment,
 )
 from flywheel.settings import RetrainSettings
-from tests.made_records import made_experiment, unstored_experiment
+from tests.made_records import made_experiment, made_prompt, unstored_experiment
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,22 @@ def test_the_database_itself_allows_one_running_experiment_per_alias(database: E
 def test_an_experiment_that_compares_nothing_is_refused_by_the_database(
     database: Engine, values: dict[str, Any]
 ) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session)
+        stop_experiment(session, trial, state="stopped")
     with pytest.raises(IntegrityError), writing(database) as session:
-        made_experiment(session, **values)
+        session.add(Experiment(**(trial.model_dump() | {"id": "exp-2"} | values)))
+
+
+def test_one_adapter_with_two_prompts_is_something_to_compare(database: Engine) -> None:
+    with writing(database) as session:
+        shorter = made_prompt(session)
+        with pytest.raises(ConflictError, match="cannot challenge itself"):
+            made_experiment(session, challenger="identity-1")
+        opened = made_experiment(session, challenger="identity-1", challenger_prompt=shorter)
+        assert (opened.assignment().prompts_alone, opened.challenger_prompt) == (True, shorter)
+        entry = session.exec(select(AuditEntry).where(AuditEntry.act == "open_experiment")).one()
+        assert (entry.details["champion_prompt"], entry.details["challenger_prompt"]) == (None, shorter)
 
 
 def test_evidence_of_an_ended_experiment_is_never_changed(database: Engine) -> None:

@@ -10,7 +10,6 @@ from sqlalchemy import Engine as Database
 from sqlmodel import Session
 
 from flywheel import merges
-from flywheel.adapters import adapter
 from flywheel.audit import audit_entries
 from flywheel.database import now, writing
 from flywheel.errors import ConflictError, NotFoundError, UserError
@@ -30,6 +29,7 @@ from flywheel.merges import (
 )
 from flywheel.promotions import Approval, live_adapter, promote, roll_back
 from flywheel.settings import Settings, load_settings
+from flywheel.variants import Variant
 from tests.made_records import ALIAS, TENANT, made_adapter, made_experiment
 
 BOTH, ADAPTERS, ALONE = EnginesWanted(True, "lora-1"), EnginesWanted(), EnginesWanted(False, "lora-1")
@@ -132,7 +132,7 @@ def test_what_calls_for_adapters_keeps_merged_engines_until_serving_has_moved_ev
         else:
             live = live_adapter(session, alias=ALIAS, base_model_hash="base")
             assert live is not None
-            target = adapter(session, "identity-1")
+            target = Variant("identity-1")
             roll_back(session, tenant=TENANT, alias=ALIAS, target=target, live=live, actor="olga", reason="bad")
         assert engines_wanted(session, settings) == BOTH
         move_merge(session, merge_id, expected=SERVING, state=WRITTEN)

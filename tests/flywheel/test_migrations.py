@@ -5,14 +5,20 @@ from __future__ import annotations
 import pytest
 from alembic import command
 from sqlalchemy import Engine, text
-from sqlmodel import Session, select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
 
-from flywheel.database import alembic_config, migrate, open_database
+from flywheel.database import alembic_config, migrate, open_database, writing
+from flywheel.experiments import Experiment
 from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction, choices_of
 from flywheel.pairs import Candidate, PreferencePair
+from flywheel.promotions import Promotion
+from flywheel.variants import Variant
+from tests.made_records import made_prompt
 
 AT = "2026-01-02 03:04:05+00:00"
+SHIP = '{"verdict": "SHIP"}'
 FIRST = [
     "INSERT INTO interaction (id, tenant, request_id, conversation, unit, alias, messages, passages, parameters,"
     f" answer, status, asked_at) VALUES ('chatcmpl-1', 'default', 'r', 'c', 'ann', 'flywheel', '[]', '[]', '{{}}',"
@@ -23,6 +29,15 @@ FIRST = [
     f" VALUES ('cand-1', 'default', 'chatcmpl-1', 'Hi.', '{{}}', '{AT}')",
     "INSERT INTO preference_pair (id, tenant, completion_id, prompt, a, b, b_candidate, state, created_at)"
     f" VALUES ('pair-1', 'default', 'chatcmpl-1', '[]', 'Hello.', 'Hi.', 'cand-1', 'waiting', '{AT}')",
+    "INSERT INTO adapter (name, content_hash, base_model_hash, manifest, created_at)"
+    f" VALUES ('identity-1', 'i', 'base', '{{}}', '{AT}'), ('lora-1', 'l', 'base', '{{}}', '{AT}')",
+    "INSERT INTO experiment (id, tenant, alias, champion, challenger, salt, traffic_share, minimum_users,"
+    " planned_effect, state, evidence, created_at) VALUES"
+    f" ('exp-1', 'default', 'flywheel', 'identity-1', 'lora-1', 's', .5, 100, .05, 'promoted', '{SHIP}', '{AT}'),"
+    f" ('exp-2', 'default', 'flywheel', 'lora-1', 'identity-1', 's', .5, 100, .05, 'running', NULL, '{AT}')",
+    "INSERT INTO promotion (id, tenant, alias, position, kind, adapter, previous, experiment_id, actor, reason,"
+    " created_at) VALUES"
+    f" ('promo-1', 'default', 'flywheel', 1, 'promote', 'lora-1', 'identity-1', 'exp-1', 'olga', 'better', '{AT}')",
 ]
 
 
@@ -54,11 +69,38 @@ def test_upgrade_keeps_every_row(first_schema: Engine) -> None:
     first_schema.dispose()
 
 
+def test_upgrade_to_prompt_versions_keeps_experiments_and_what_guards_them(first_schema: Engine) -> None:
+    migrate(first_schema)
+    with writing(first_schema) as session:
+        ended, running = session.exec(select(Experiment).order_by(col(Experiment.id))).all()
+        assert (ended.state, ended.mode, ended.champion_variant) == ("promoted", "split", Variant("identity-1"))
+        assert ended.evidence == {"verdict": "SHIP"}
+        row = session.exec(select(Promotion)).one()
+        assert (row.experiment_id, row.prompt, row.previous_prompt) == ("exp-1", None, None)
+        shorter = made_prompt(session)
+    own = {"id": "exp-3", "champion": "lora-1", "challenger": "lora-1", "challenger_prompt": shorter}
+    for wrong in (
+        {"state": "running", "challenger_prompt": shorter},  # a second one for this alias
+        {"challenger_prompt": None},
+        {"challenger_prompt": "0" * 12},
+        {"challenger": "lora-9"},
+        {"mode": "secret"},
+    ):
+        with pytest.raises(IntegrityError), writing(first_schema) as session:
+            session.add(Experiment(**(running.model_dump() | {"state": "stopped"} | own | wrong)))
+    with writing(first_schema) as session:
+        session.add(Experiment(**(running.model_dump() | {"state": "stopped"} | own)))
+    with pytest.raises(IntegrityError), writing(first_schema) as session:
+        session.execute(text("DELETE FROM experiment WHERE id = 'exp-1'"))
+    first_schema.dispose()
+
+
 def test_way_back_keeps_every_row_of_the_first_schema(first_schema: Engine) -> None:
     migrate(first_schema)
     command.downgrade(alembic_config(first_schema), "0001")
     with first_schema.connect() as connection:
-        for table in ("interaction", "feedback", "candidate", "preference_pair"):
+        for table in ("interaction", "feedback", "candidate", "preference_pair", "promotion"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 1
+        assert connection.execute(text("SELECT count(*) FROM experiment")).scalar_one() == 2
     migrate(first_schema)
     first_schema.dispose()

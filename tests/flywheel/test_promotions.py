@@ -22,6 +22,7 @@ from flywheel.promotions import (
     reject,
     roll_back,
 )
+from flywheel.variants import Variant
 from tests.made_records import made_adapter, made_experiment
 
 
@@ -44,9 +45,14 @@ def promoted(session: Session, challenger: str) -> Promotion:
 
 
 def back_to(session: Session, name: str, reason: str = "complaints") -> Promotion:
-    target = session.get_one(Adapter, name)
     return roll_back(
-        session, tenant="default", alias="flywheel", target=target, live=live(session), actor="olga", reason=reason
+        session,
+        tenant="default",
+        alias="flywheel",
+        target=Variant(name),
+        live=live(session),
+        actor="olga",
+        reason=reason,
     )
 
 

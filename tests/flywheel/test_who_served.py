@@ -8,6 +8,7 @@ from sqlmodel import Session
 from flywheel.adapters import Adapter
 from flywheel.database import now, reading, writing
 from flywheel.promotions import Approval, promote, promotions, roll_back
+from flywheel.variants import Variant
 from flywheel.who_served import who_served
 from tests.made_records import made_adapter, made_experiment
 
@@ -24,7 +25,13 @@ def history(session: Session) -> dict[str, datetime]:
     moments["promoted"] = row.created_at
     tuned = session.get_one(Adapter, "lora-1")
     back = roll_back(
-        session, tenant="default", alias="flywheel", target=identity, live=tuned, actor="olga", reason="tone"
+        session,
+        tenant="default",
+        alias="flywheel",
+        target=Variant(identity.name),
+        live=tuned,
+        actor="olga",
+        reason="tone",
     )
     moments["back"] = back.created_at
     return moments

@@ -2,17 +2,20 @@
 
 Beside chats it is `benchmarks.mock_engine`. It fails on purpose: `die` (an error in the middle of the stream, then
 [DONE], as vLLM does), `cut` (the connection ends), `mute` (it ends before the first word, the first time), `crash`
-(500), `gone` (404), `lost` (404 the first time), `slow` (a pause before its last words); any other word gets an answer
-that cites.
+(500), `gone` (404), `lost` (404 the first time), `slow` (a pause before its last words). `echo` gets the first line of
+the system message back, any other word an answer that cites.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -39,7 +42,8 @@ async def chat(request: Request) -> Response:
     if body.get("stream"):
         speaks = not (word == "mute" and asked.count(body) == 1)
         return StreamingResponse(stream(name, word) if speaks else mute(), media_type="text/event-stream")
-    message = {"role": "assistant", "content": CITED}
+    first = body["messages"][0]["content"].splitlines()[0]
+    message = {"role": "assistant", "content": first if word == "echo" else CITED}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     return JSONResponse({**name, "choices": choices, "usage": {"prompt_tokens": 9, "completion_tokens": 5}})
 
@@ -67,3 +71,18 @@ async def stream(name: dict[str, Any], word: str) -> AsyncIterator[bytes]:
 
 
 app = engine_app(chat)
+
+
+class ScriptedReplica:
+    """One on a port of its own."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 from sqlmodel import Session, col, select
 
 from flywheel.interactions import Interaction
@@ -19,23 +16,9 @@ from flywheel.processes import answers
 from flywheel.settings import STARTER, load_settings
 from tests.conftest import Served, serving_on, wait_until
 from tests.serving import scripted_engine
+from tests.serving.scripted_engine import ScriptedReplica
 
 PRICE = "## Price\nThe heron ferry costs 14 €."
-
-
-class ScriptedReplica:
-    """A scripted engine on a port of its own."""
-
-    def __init__(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(scripted_engine.app, log_config=None, access_log=False))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from flywheel.database import reading, writing
 from flywheel.experiments import Experiment, evidence_digest
 from flywheel.feedback import PICK
 from flywheel.pairs import judge
+from flywheel.prompt_versions import SHIPPED_WORDING
 from serving import evidence
 from serving.evidence import look_at_running, shadowed, user_counts, user_picks
 from serving.preferences import Preferences
 from serving.verdict import MOST, UserCounts
-from tests.made_records import made_experiment, made_interaction, made_pair, made_rating
+from tests.made_records import made_adapter, made_experiment, made_interaction, made_pair, made_prompt, made_rating
 
 
 def answered(session: Session, trial: Experiment, user: str, arm: str | None = "champion", **values: Any) -> Any:
@@ -226,3 +227,32 @@ def test_shadows_are_compared_with_the_answers_to_the_same_questions_and_by_revi
     state, seen = state_and_evidence(database, trial)
     assert (state, seen["verdict"]) == ("stopped", "ROLLBACK")
     assert "refusals" in seen["sentence"]
+
+
+def test_of_one_adapter_the_prompt_tells_a_shadow_from_another_candidate(database: Database) -> None:
+    with writing(database) as session:
+        made_adapter(session, "identity-1")
+        shorter = made_prompt(session)
+        trial = made_experiment(session, mode="shadow", challenger="identity-1", challenger_prompt=shorter)
+        row = answered(session, trial, "ann", arm=None)
+        shadow = made_pair(session, row, "In one line.", adapter="identity-1", prompt_version=shorter)
+        refilled = made_pair(session, row, "Another.", adapter="identity-1", prompt_version=SHIPPED_WORDING.version)
+        for pair, text in ((shadow, "In one line."), (refilled, "Open the settings.")):
+            judge(session, pair, reviewer="rita", verdict="a" if pair.a == text else "b")
+        users, judged = shadowed(session, trial)
+    assert [(user.arm, user.finished) for user in users] == [("champion", 1), ("challenger", 1)]
+    assert judged == Preferences(wins=1, losses=0)
+
+
+def test_evidence_names_what_it_compares_and_why_no_gate_is_asked(database: Database) -> None:
+    with writing(database) as session:
+        made_adapter(session, "identity-1")
+        shorter = made_prompt(session)
+        trial = made_experiment(session, challenger="identity-1", challenger_prompt=shorter)
+    look_at_running(database, alias="flywheel")
+    _, seen = state_and_evidence(database, trial)
+    assert seen["variants"] == {
+        "champion": {"adapter": "identity-1", "prompt": SHIPPED_WORDING.version},
+        "challenger": {"adapter": "identity-1", "prompt": shorter},
+    }
+    assert "gate is not asked" in seen["gate_note"]

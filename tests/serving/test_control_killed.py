@@ -24,6 +24,7 @@ from flywheel.experiments import Experiment, running_experiment
 from flywheel.leases import ENGINES, Lease
 from flywheel.promotions import Approval, live_adapter, promote, reject, roll_back
 from flywheel.settings import STARTER, Settings, load_settings
+from flywheel.variants import Variant
 from serving.leadership import LEASE_SECONDS
 from serving.live import BaseModel, read_base_model
 from serving.reconcile import DRAIN_SECONDS
@@ -85,12 +86,11 @@ class Swap:
 
     def roll_back(self) -> None:
         with writing(self.database) as session:
-            target = session.get_one(Adapter, self.control.identity)
             roll_back(
                 session,
                 tenant="default",
                 alias="flywheel",
-                target=target,
+                target=Variant(self.control.identity),
                 live=self.live(session),
                 actor="olga",
                 reason="complaints",

@@ -10,12 +10,14 @@ from sqlmodel import Session
 from flywheel.adapters import Adapter
 from flywheel.database import writing
 from flywheel.errors import UnavailableError
-from flywheel.experiments import Experiment
+from flywheel.experiments import Experiment, stop_experiment
 from flywheel.promotions import Approval, live_adapter, promote, roll_back
+from flywheel.prompt_versions import SHIPPED_WORDING
 from flywheel.settings import Settings, load_settings
+from flywheel.variants import Variant
 from serving.engine import Engine, EnginePool
 from serving.live import BaseModel, LiveAliases, UnknownNameError
-from tests.made_records import made_adapter, made_experiment
+from tests.made_records import made_adapter, made_experiment, made_prompt
 
 USERS = [f"user-{number}" for number in range(40)]
 
@@ -39,6 +41,11 @@ class Standings:
 
     def adapters_of(self, name: str) -> set[str]:
         return {self.live.target(name, unit=user).adapter for user in USERS}
+
+    def variants(self) -> set[tuple[str | None, str, str]]:
+        """Arm, adapter and prompt version that routed users meet."""
+        targets = [self.live.target("flywheel", unit=user) for user in USERS]
+        return {(target.arm, target.adapter, target.wording.version) for target in targets}
 
 
 @pytest.fixture
@@ -163,14 +170,57 @@ def test_after_a_promotion_and_a_refresh_everybody_is_answered_by_the_new_champi
     assert standings.live.wanted() == ["lora-1", "identity-1"]
 
 
+def test_a_prompt_alone_is_tried_on_routed_questions_and_an_adapter_brings_its_own_to_all(standings: Standings) -> None:
+    with writing(standings.database) as session:
+        made_adapter(session, "identity-1")
+        shorter = made_prompt(session)
+        trial = made_experiment(session, challenger="identity-1", challenger_prompt=shorter)
+    standings.mark_all("identity-1", "lora-1")
+    standings.refresh()
+    assert standings.variants() == {
+        ("champion", "identity-1", SHIPPED_WORDING.version),
+        ("challenger", "identity-1", shorter),
+    }
+    plain = [standings.live.target("flywheel-plain", unit=user) for user in USERS]
+    assert {(target.arm, target.experiment_id) for target in plain} == {(None, None)}
+    routed = [standings.live.target("flywheel-plain", unit=user, routed=True) for user in USERS]
+    assert {target.arm for target in routed} == {"champion", "challenger"}
+    with writing(standings.database) as session:
+        stop_experiment(session, trial, state="stopped")
+        made_experiment(session, challenger_prompt=shorter)
+    standings.refresh()
+    assert standings.variants() == {
+        ("champion", "identity-1", SHIPPED_WORDING.version),
+        ("challenger", "lora-1", shorter),
+    }
+    assert standings.adapters_of("flywheel-plain") == {"identity-1", "lora-1"}
+
+
+def test_the_live_prompt_outlives_the_base_model_and_held_out_users_keep_the_shipped_one(
+    database: Database, tmp_path: Path
+) -> None:
+    standings = Standings(load_settings(home=tmp_path, serving={"holdout_share": 0.3}), database)
+    with writing(database) as session:
+        made_adapter(session, "identity-1")
+        shorter = made_prompt(session)
+        promoted(session, made_experiment(session, verdict="SHIP", challenger_prompt=shorter))
+        made_adapter(session, "identity-2", base_model_hash="other")
+    standings.refresh()
+    assert standings.variants() == {
+        ("holdout", "identity-1", SHIPPED_WORDING.version),
+        (None, "lora-1", shorter),
+    }
+    standings.live.base_model = BaseModel(Path(), "other", {})
+    standings.refresh()
+    assert (standings.live.standing.champion, standings.live.standing.prompt) == ("identity-2", shorter)
+
+
 def test_a_rollback_ends_the_split(standings: Standings) -> None:
     with writing(standings.database) as session:
         promoted(session, made_experiment(session, verdict="SHIP"))
         made_experiment(session, champion="lora-1", challenger=made_adapter(session, "lora-2").name)
-        target = session.get_one(Adapter, "identity-1")
-        roll_back(
-            session, tenant="default", alias="flywheel", target=target, live=champion(session), actor="o", reason="r"
-        )
+        back, live = Variant("identity-1"), champion(session)
+        roll_back(session, tenant="default", alias="flywheel", target=back, live=live, actor="o", reason="r")
     standings.mark_all("identity-1", "lora-1", "lora-2")
     standings.refresh()
     assert standings.adapters_of("flywheel") == {"identity-1"}

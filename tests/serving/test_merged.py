@@ -16,6 +16,7 @@ from flywheel.errors import UnavailableError
 from flywheel.merges import ASKED, FAILED, SERVING, WRITTEN, Merge, allow_merge, merged_folder, move_merge, newest_merge
 from flywheel.promotions import Approval, live_adapter, promote, roll_back
 from flywheel.settings import STARTER, load_settings
+from flywheel.variants import Variant
 from serving.leadership import LEASE_SECONDS
 from serving.live import read_base_model
 from serving.reconcile import DRAIN_SECONDS
@@ -99,7 +100,7 @@ class Box:
         with writing(self.database) as session:
             live = live_adapter(session, alias=ALIAS, base_model_hash=self.base.hash)
             assert live is not None
-            target = adapter(session, self.control.identity)
+            target = Variant(self.control.identity)
             roll_back(session, tenant=TENANT, alias=ALIAS, target=target, live=live, actor="olga", reason="bad")
 
     def answering(self) -> tuple[set[str], str]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from flywheel.interactions import Passage
+from flywheel.prompt_versions import SHIPPED_WORDING
 from serving.choices import words_of
 from serving.live import Target
-from serving.prompts import PASSAGE
 from serving.protocol import ChatBody, StreamOptions
 from serving.stream import Relay
 from serving.turn import Turn
@@ -94,18 +94,18 @@ def test_prompts_are_those_the_starter_was_trained_on() -> None:
     from flywheel.starter import prompt as starter
     from serving import prompts
 
-    made = prompts.knowledge_prompt([{"role": "user", "content": "?"}], PASSAGES)
+    made = prompts.knowledge_prompt(SHIPPED_WORDING, [{"role": "user", "content": "?"}], PASSAGES)
     rows = [(found.document, found.section, found.text) for found in PASSAGES]
     assert made[0]["content"] == starter.knowledge_system(rows)
-    assert (prompts.SMALL_TALK, prompts.REFUSE) == (starter.SMALL_TALK, starter.DECLINE)
-    assert PASSAGE.startswith("[{number}]")
+    assert (SHIPPED_WORDING.small_talk, SHIPPED_WORDING.refuse) == (starter.SMALL_TALK, starter.DECLINE)
+    assert SHIPPED_WORDING.version == "a765ae3f251b"  # what interactions carry since there are any
 
 
 def test_clients_system_message_becomes_a_second_paragraph_below_ours() -> None:
     from serving import prompts
 
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert prompts.small_talk_prompt(asked) == [
-        {"role": "system", "content": f"{prompts.SMALL_TALK}\n\nBe brief."},
+    assert prompts.small_talk_prompt(SHIPPED_WORDING, asked) == [
+        {"role": "system", "content": f"{SHIPPED_WORDING.small_talk}\n\nBe brief."},
         {"role": "user", "content": "Hi"},
     ]
