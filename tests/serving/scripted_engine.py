@@ -24,6 +24,8 @@ from benchmarks.mock_engine import engine_app
 PAUSE = 0.7
 CITED = "It costs 14 € [1]."
 asked: list[dict[str, Any]] = []
+asked_as: list[str | None] = []
+"""The request ids, of which vLLM refuses one that is under way already."""
 
 
 def event(chunk: dict[str, Any]) -> bytes:
@@ -33,6 +35,7 @@ def event(chunk: dict[str, Any]) -> bytes:
 async def chat(request: Request) -> Response:
     body = await request.json()
     asked.append(body)
+    asked_as.append(request.headers.get("x-request-id"))
     word = str(body["messages"][-1]["content"]).split()[0]
     name = {"id": f"chatcmpl-{request.headers.get('x-request-id')}", "model": body["model"]}
     if word == "crash":

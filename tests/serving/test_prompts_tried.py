@@ -20,6 +20,7 @@ from flywheel.prompt_versions import SHIPPED_WORDING
 from flywheel.settings import STARTER, load_settings
 from tests.conftest import Served, serving_on, wait_until
 from tests.made_records import unstored_experiment
+from tests.serving import scripted_engine
 from tests.serving.scripted_engine import ScriptedReplica
 
 QUESTION = "echo how much does the heron ferry cost?"
@@ -169,6 +170,7 @@ def test_of_two_answers_by_one_adapter_a_pick_is_the_right_prompts(
         assert words(answer) == [first, "Say it again." if first == SHIPPED else SHIPPED] == [row.answer, other.text]
         assert {row.prompt_version, other.prompt_version} == {SHIPPED_WORDING.version, trial["challenger_prompt"]}
         assert (row.prompt_version == trial["challenger_prompt"]) == (row.arm == "challenger")
+        assert len(set(scripted_engine.asked_as[-2:])) == 2
         order.add(row.arm)
         wins += row.arm == "challenger"
         pick = {"completion_id": row.id, "name": "pick", "choice": 0, "user": user}
