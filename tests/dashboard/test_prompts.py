@@ -56,7 +56,7 @@ def test_a_rollback_names_the_prompt_it_brings_back(open_page: OpenPage, records
 def test_lineage_of_an_answer_shows_its_wording(open_page: OpenPage) -> None:
     page = open_page("promote")
     page.text_input("completion").set_value("chatcmpl-9").run()
-    assert [one.label.replace("\\", "") for one in page.expander if "Prompt" in one.label] == [
-        "Prompt p-1 · shorter · by Pia"
-    ]
+    [shown] = [one for one in page.expander if "Prompt" in one.label]
+    assert shown.label.replace("\\", "") == "Prompt p-1 · shorter · by Pia"
+    assert shown.text[0].value == "Be plain."
     assert "shorter" in cells(page)
