@@ -4,7 +4,7 @@ All stand in front of a mock engine and are asked in turns, round by round, by t
 scheduler counts for all threads and children of a gateway; the machine's noise then concerns all of them alike. Ours
 does all of its duties: an API key, an alias whose users an experiment divides, two durable rows for each request,
 metrics, a line of log. The variant "in memory" has its data directory on /dev/shm, where nothing waits for a disk, and
-an engine of its own, since two appliances cannot share one.
+an engine of its own, since two appliances cannot share one; "unrecorded" has a writer that writes nothing.
 LiteLLM checks its key and logs nothing; TensorZero has neither key nor log.
 
     python -m benchmarks.gateway [--rounds N] [--only PART …] [--json]
@@ -17,7 +17,7 @@ import asyncio
 import gc
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -32,27 +32,42 @@ from benchmarks.figures import Figure, measured, show
 from benchmarks.load import Clients
 from benchmarks.made_lora import publish_lora
 from benchmarks.peers import Gateway, litellm, tensorzero
-from benchmarks.processes import Server, cpu_seconds, free_port, mock_engine, plain_environment
+from benchmarks.processes import (
+    Server,
+    cpu_seconds,
+    free_port,
+    mock_engine,
+    plain_environment,
+    serve,
+    serve_unrecorded,
+)
 from flywheel.adapters import Adapter, identity_adapter
 from flywheel.base_model import base_model_hash
 from flywheel.database import migrate, now, open_database, reading, writing
-from flywheel.experiments import Plan, open_experiment
+from flywheel.experiment_plan import Plan
+from flywheel.experiments import open_experiment
 from flywheel.keys import create_key
 from flywheel.settings import load_settings
 from flywheel.variants import Variant
 
-OURS, IN_MEMORY, LITELLM, TENSORZERO, ENGINE = "Flywheel", "Flywheel in memory", "LiteLLM", "TensorZero", "mock engine"
-PARTS = ("plain", "latency", "stream", "width", "idle")
+OURS, IN_MEMORY, UNRECORDED = "Flywheel", "Flywheel in memory", "Flywheel unrecorded"
+LITELLM, TENSORZERO, ENGINE = "LiteLLM", "TensorZero", "mock engine"
+PARTS = ("plain", "row", "latency", "stream", "width", "idle")
+ROWS = 2
+"""Of each request: asked, and closed."""
 STREAM = "chunks=64 delay=0.004"
 REQUESTS = {LITELLM: 100}
 """In a round; it is two orders slower than the others."""
 IDLE = 1000
+Serving = Callable[[dict[str, str]], None]
 ASIDE = Console(stderr=True)
 """For progress: what is printed is the figures alone."""
 
 
 @contextmanager
-def flywheel(engine: str, home: Path, name: str = OURS, *, divided: bool = True) -> Iterator[Gateway]:
+def flywheel(
+    engine: str, home: Path, name: str = OURS, *, divided: bool = True, serving: Serving = serve
+) -> Iterator[Gateway]:
     """Serving with a key; with an experiment on its aliases, too, whose challenger only the mock engine would take."""
     port = free_port()
     environment = plain_environment(home, port=port, engine=engine)
@@ -63,7 +78,7 @@ def flywheel(engine: str, home: Path, name: str = OURS, *, divided: bool = True)
     with writing(database) as session:
         _, secret = create_key(session, tenant="default", name="load", scope="chat", actor="benchmark")
     database.dispose()
-    server = Server(environment)
+    server = Server(environment, serving)
     server.start()
     gateway = Gateway(name, f"http://127.0.0.1:{port}/v1", "flywheel-plain", secret, server.pid)
     try:
@@ -201,6 +216,10 @@ async def measure(gateways: list[Gateway], *, rounds: int, parts: list[str]) -> 
             figures.append(against(title, found, TENSORZERO, ("<=", 1.0), "µs"))
             if at_once == 64:
                 figures.append(against(f"{title}, durable or not", found, IN_MEMORY, ("<=", 1 / 0.75), "µs"))
+    if "row" in parts:
+        found = await turns.cpu([OURS, UNRECORDED], 2000, at_once=16)
+        rows = [(ours - rest) / ROWS for ours, rest in zip(found[OURS], found[UNRECORDED], strict=True)]
+        figures.append(measured("CPU of a row of the record, 16 at once", median(rows), "µs", target=("<=", 50)))
     if "stream" in parts:
         found = await turns.cpu(here, 64, at_once=16, stream=True)
         figures.append(against("CPU of a streamed chunk, 16 at once", found, TENSORZERO, ("<=", 1.0), "µs"))
@@ -246,10 +265,14 @@ def main() -> None:
         engine = running.enter_context(mock_engine())
         scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
         memory = Path(running.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-        (scratch / "home").mkdir()
+        for folder in ("home", "rest"):
+            (scratch / folder).mkdir()
         gateways = [
             running.enter_context(flywheel(engine, scratch / "home")),
             running.enter_context(flywheel(running.enter_context(mock_engine()), memory, IN_MEMORY)),
+            running.enter_context(
+                flywheel(running.enter_context(mock_engine()), scratch / "rest", UNRECORDED, serving=serve_unrecorded)
+            ),
             running.enter_context(tensorzero(engine, scratch)),
             running.enter_context(litellm(engine, scratch)),
             Gateway(ENGINE, f"{engine}/v1", "mock", "none"),

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,30 @@ def serve(environment: dict[str, str]) -> None:
     main()
 
 
+def serve_unrecorded(environment: dict[str, str]) -> None:
+    """The same with a writer that says at once that all is written, and writes nothing: what is left costs the rest."""
+    from serving.writer import RecordWriter  # noqa: PLC0415
+
+    def submit(_self: RecordWriter, *_writes: object, **_how: object) -> asyncio.Future[None]:
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
+
+    RecordWriter.submit = submit  # type: ignore[assignment,method-assign]
+    serve(environment)
+
+
 class Server:
     """Serving as a process that can be killed and started again on the same home."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, environment: dict[str, str], serving: Callable[[dict[str, str]], None] = serve) -> None:
+        self._environment, self._serving = environment, serving
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
         self._process: Any = None
 
     def start(self) -> None:
-        self._process = self._context.Process(target=serve, args=(self._environment,))
+        self._process = self._context.Process(target=self._serving, args=(self._environment,))
         self._process.start()
 
     @property

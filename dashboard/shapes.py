@@ -140,6 +140,7 @@ class Experiment(TypedDict):
     prompts: NotRequired[dict[str, Prompt]]
     """By arm. Not in the list of all experiments."""
     mode: Literal["split", "shadow", "interleaved"]
+    participants: float
     traffic_share: float
     ramp: list[float]
     step: int

@@ -16,6 +16,8 @@ from flywheel.commands import Actor, AsJson, Reason, console, login, open_api
 from flywheel.errors import UserError
 from flywheel.tried import arms_in_words, made_live
 
+Which = Annotated[str, typer.Option("--experiment", help="Its id, where several run.")]
+
 
 def experiment(  # noqa: PLR0913  an option each
     challenger: Annotated[
@@ -26,7 +28,10 @@ def experiment(  # noqa: PLR0913  an option each
         typer.Option(help="A prompt version (`flywheel prompts`), or shipped; without an adapter, of the live one."),
     ] = "",
     mode: Annotated[str | None, typer.Option(help="split, shadow or interleaved (docs/api.md).")] = None,
-    share: Annotated[float | None, typer.Option(help="The challenger's share of the users.")] = None,
+    share: Annotated[float | None, typer.Option(help="The challenger's share of who takes part.")] = None,
+    participants: Annotated[
+        float | None, typer.Option(help="The share of all users who take part; others are free for another experiment.")
+    ] = None,
     ramp: Annotated[
         list[float] | None, typer.Option(help="A smaller share to begin with; give it again for more.")
     ] = None,
@@ -39,7 +44,8 @@ def experiment(  # noqa: PLR0913  an option each
     api = open_api()
     if challenger is not None or prompt:
         variant = {"challenger": challenger, "prompt": prompt or None}
-        plan = {"mode": mode, "traffic_share": share, "ramp": ramp, "minimum_users": users, "minimum_hours": hours}
+        plan = {"mode": mode, "participants": participants, "traffic_share": share, "ramp": ramp}
+        plan |= {"minimum_users": users, "minimum_hours": hours}
         given = {name: value for name, value in plan.items() if value not in (None, [])}
         opened = api.post("/v1/experiments", {**variant, "actor": actor or login(), **given})
         return show.experiment(console, opened, as_json=as_json)
@@ -56,10 +62,11 @@ def promote(
         str, typer.Option(help="The evidence hash you looked at; without it, you are shown it and asked.")
     ] = "",
     override: Annotated[bool, typer.Option(help="Promote without the verdict SHIP.")] = False,
+    experiment_id: Which = "",
 ) -> None:
     """Make the challenger of the running experiment live, or give the first of two approvals."""
     api = open_api()
-    running = _running_experiment(api)
+    running = _running_experiment(api, experiment_id)
     if not evidence:
         show.experiment(console, running, as_json=False)
         if not typer.confirm(f"Promote {arms_in_words(running)[1]}?"):
@@ -71,12 +78,12 @@ def promote(
     return console.print(f"{made_live(done)} is live.", soft_wrap=True)
 
 
-def reject(reason: Reason, actor: Actor = "") -> None:
+def reject(reason: Reason, actor: Actor = "", experiment_id: Which = "") -> None:
     """End the running experiment; the champion stays live."""
     api = open_api()
     body = {
         "act": "reject",
-        "experiment_id": _running_experiment(api)["id"],
+        "experiment_id": _running_experiment(api, experiment_id)["id"],
         "actor": actor or login(),
         "reason": reason,
     }
@@ -112,11 +119,13 @@ def merge(
     console.print(f"{done['adapter']} {then}.", soft_wrap=True)
 
 
-def _running_experiment(api: ApiClient) -> dict[str, Any]:
-    running = [row for row in api.get("/v1/experiments")["data"] if row["state"] == "running"]
-    if not running:
+def _running_experiment(api: ApiClient, named: str) -> dict[str, Any]:
+    running = [row["id"] for row in api.get("/v1/experiments")["data"] if row["state"] == "running"]
+    if not (running or named):
         raise UserError("No experiment is running. `flywheel turn` trains a challenger and opens one.")
-    return api.get(f"/v1/experiments/{running[0]['id']}")
+    if len(running) > 1 and not named:
+        raise UserError(f"Several experiments run: say which with --experiment ({', '.join(running)}).")
+    return api.get(f"/v1/experiments/{quote(named or running[0], safe='')}")
 
 
 def promotions(

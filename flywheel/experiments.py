@@ -6,10 +6,11 @@
 A variant is an adapter and a prompt version; champion and challenger differ in one of them, or in both. Where the
 adapters are the same, only routed questions belong to an arm, since no other is asked in our words.
 
-At most one experiment runs per alias (a partial UNIQUE index), so nobody is ever in two. A user's arm is a pure
-function of the salt and the user's name, so a restart never assigns anew. While a ramp climbs, the champion's arm is as
-small a part of all users as the challenger's: who is in neither arm yet is answered by the champion, and nobody ever
-changes from one arm to the other. `evidence` is the newest look, written by serving (`serving/evidence.py`), which is
+Nobody is ever in two experiments of an alias: all its users stand in one order, and each experiment has a stretch of it
+to itself (`participants` long; a partial UNIQUE index on where it begins). Who takes part, and in which arm, is a pure
+function of names and salts, so a restart never assigns anew. While a ramp climbs, the champion's arm is as small a part
+of them as the challenger's: who is in neither arm yet is answered by the champion, and nobody ever changes from one arm
+to the other. `evidence` is the newest look, written by serving (`serving/evidence.py`), which is
 always safe to take: the test is valid at any time.
 
 How a challenger is tried (`mode`):
@@ -22,63 +23,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic import Field as PydanticField
 from sqlalchemy import CheckConstraint, Index, String, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
-from flywheel.errors import ConflictError, NotFoundError, UserError
+from flywheel.errors import ConflictError, NotFoundError
+from flywheel.experiment_plan import PLANNED_EFFECT, Mode, Plan
 from flywheel.statistics.assignment import unit_interval
 from flywheel.variants import Variant
 
-PLANNED_EFFECT = 0.05  # as in flywheel/statistics/sequential.py, which would bring numpy here
-
+SLIVER = 1e-9
+"""Shares are summed as floats."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 HOLDOUT = "holdout"
 """Not an arm of any experiment: users whom the base model without any learning answers, for good."""
-Mode = Literal["split", "shadow", "interleaved"]
-Share = Annotated[float, PydanticField(gt=0, lt=1)]
-
-
-class Plan(BaseModel):
-    """How an experiment is run; fixed when it opens."""
-
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
-    mode: Mode = "split"
-    traffic_share: Share = 0.5
-    """The share of users who are answered by the challenger: of shadowed or asked users in the other modes."""
-    ramp: list[Share] = []
-    """Smaller shares to go through first, such as .01 and .05. Each lasts until its users have shown no harm."""
-    minimum_users: int = PydanticField(default=100, ge=1)
-    """Per arm: no verdict but INVALID or ROLLBACK before."""
-    minimum_hours: float = PydanticField(default=0.0, ge=0)
-    """Nor before this time has passed: users of a Monday morning are not everybody."""
-    planned_effect: float = PydanticField(default=PLANNED_EFFECT, gt=0, lt=1)
-    """The improvement of the mean rating (0 to 1) that is to be found soonest."""
-
-    @model_validator(mode="after")
-    def _climbs(self) -> Plan:
-        steps = [*self.ramp, self.traffic_share]
-        if any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(f"ramp {self.ramp} must climb, and stay below traffic_share ({self.traffic_share})")
-        return self
-
-
-def make_plan(defaults: Any, changes: dict[str, Any]) -> Plan:
-    """The plan that `defaults` (an object with some of its fields) and `changes` give. Raises UserError."""
-    try:
-        return Plan.model_validate(Plan.model_validate(defaults).model_dump() | changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{place or 'ramp'}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 @dataclass(frozen=True)
@@ -91,17 +56,23 @@ class Assignment:
     challenger: Variant
     salt: str
     challenged: float
-    """The challenger's share of all users now."""
+    """The challenger's share of who takes part, now."""
     compared: float
-    """The champion's arm's share of all users now."""
+    """The champion's arm's share of them, now."""
+    taking_part: tuple[float, float] = (0.0, 1.0)
+    """From where to where, in the order of all users."""
 
     @property
     def prompts_alone(self) -> bool:
         """Whether nothing differs but the prompts."""
         return self.champion.adapter == self.challenger.adapter
 
+    def has(self, place: float) -> bool:
+        """Whether the user at this place in the order (`place_of`) takes part."""
+        return self.taking_part[0] <= place < self.taking_part[1]
+
     def arm_of(self, unit: str) -> str | None:
-        """The arm of a user (or conversation): sticky, independent between salts; None: not in the experiment."""
+        """The arm of somebody who takes part: sticky, independent between salts; None: in neither arm yet."""
         place = unit_interval(self.salt, unit)
         if place < self.challenged:
             return CHALLENGER
@@ -119,9 +90,12 @@ class Experiment(SQLModel, table=True):
             name="two_variants",
         ),
         CheckConstraint("mode IN ('split', 'shadow', 'interleaved')", name="mode"),
+        CheckConstraint("participants > 0 AND participants <= 1", name="participants"),
+        CheckConstraint("users_from >= 0 AND users_from < 1", name="users_from"),
         Index(
-            "one_running_per_alias",
+            "one_running_per_place",
             "alias",
+            "users_from",
             unique=True,
             sqlite_where=text("state = 'running'"),
             postgresql_where=text("state = 'running'"),
@@ -138,6 +112,9 @@ class Experiment(SQLModel, table=True):
     """Null: the wording that Flywheel ships."""
     salt: str
     mode: Mode = Field(default="split", sa_type=String)
+    participants: float = 1.0
+    users_from: float = 0.0
+    """Where the stretch of users who take part begins."""
     traffic_share: float = 0.5
     ramp: list[float] = Field(default_factory=list, sa_type=JsonOf(list[float]))
     step: int = 0
@@ -161,28 +138,25 @@ class Experiment(SQLModel, table=True):
 
     @property
     def share(self) -> float:
-        """The challenger's share of all users now."""
+        """The challenger's share of who takes part, now."""
         return [*self.ramp, self.traffic_share][self.step]
 
     def assignment(self) -> Assignment:
         """As requests need it."""
         share = self.share
         compared = share * (1 - self.traffic_share) / self.traffic_share
-        arms = self.champion_variant, self.challenger_variant
-        return Assignment(self.id, self.mode, *arms, self.salt, challenged=share, compared=compared)
+        arms, start = (self.champion_variant, self.challenger_variant), self.users_from
+        users = (start, 1.0 if start + self.participants > 1 - SLIVER else start + self.participants)
+        return Assignment(self.id, self.mode, *arms, self.salt, share, compared, taking_part=users)
 
 
 def open_experiment(
     session: Session, *, tenant: str, alias: str, champion: Variant, challenger: Variant, plan: Plan, actor: str
 ) -> Experiment:
-    """Start comparing. Raises ConflictError when an experiment already runs for this alias, or nothing differs."""
+    """Start comparing. Raises ConflictError when too few users are free, or nothing differs."""
     if champion == challenger:
         raise ConflictError(f"{champion} is live already: it cannot challenge itself.")
-    running = running_experiment(session, alias=alias)
-    if running is not None:
-        raise ConflictError(
-            f"Experiment {running.id} already runs for {alias!r}: promote or reject its challenger first."
-        )
+    start = _free_stretch(running_experiments(session, alias=alias), plan.participants, alias=alias)
     experiment_id = new_id("exp")
     experiment = Experiment(
         id=experiment_id,
@@ -193,15 +167,38 @@ def open_experiment(
         challenger=challenger.adapter,
         challenger_prompt=challenger.prompt,
         salt=experiment_id,
+        users_from=start,
         created_at=now(),
         **plan.model_dump(),
     )
     session.add(experiment)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise ConflictError(f"Somebody else has just opened an experiment for {alias!r}: look at it first.") from error
     compared = experiment.model_dump(include={"champion", "champion_prompt", "challenger", "challenger_prompt"})
     details = {"alias": alias, **compared, **plan.model_dump()}
     record_act(session, tenant=tenant, actor=actor, act="open_experiment", subject=experiment_id, details=details)
     return experiment
+
+
+def _free_stretch(running: Sequence[Experiment], wanted: float, *, alias: str) -> float:
+    """Where so long a stretch of users begins that no running experiment has; the first that fits. Of two who look at
+    once both find the same one, or two that do not touch. Raises ConflictError."""
+    start, longest = 0.0, 0.0
+    for begins, length in [*sorted((one.users_from, one.participants) for one in running), (1.0, 0.0)]:
+        if begins - start > wanted - SLIVER:
+            return start
+        longest, start = max(longest, begins - start), begins + length
+    names, ways = ", ".join(one.id for one in running), "promote or reject its challenger first"
+    if longest > SLIVER:
+        ways += f", or open this one for {longest:.0%} of the users (participants)"
+    raise ConflictError(f"Experiment {names} already runs for {alias!r}: {ways}.")
+
+
+def place_of(alias: str, unit: str) -> float:
+    """A user's (or conversation's) place in the order of all users of an alias, in [0, 1)."""
+    return unit_interval(f"participants:{alias}", unit)
 
 
 def climb(session: Session, experiment: Experiment) -> None:
@@ -219,9 +216,24 @@ def climb(session: Session, experiment: Experiment) -> None:
     )
 
 
-def running_experiment(session: Session, *, alias: str) -> Experiment | None:
-    """The experiment that splits this alias's users now, if one does."""
-    return session.exec(select(Experiment).where(Experiment.alias == alias, Experiment.state == "running")).first()
+def running_experiments(session: Session, *, alias: str) -> list[Experiment]:
+    """Those that an alias's users take part in now, the oldest first."""
+    query = select(Experiment).where(Experiment.alias == alias, Experiment.state == "running")
+    return list(session.exec(query.order_by(col(Experiment.id))))
+
+
+def stop_all(session: Session, *, alias: str, actor: str, reason: str) -> None:
+    """End what compares with a variant that is live no longer."""
+    for running in running_experiments(session, alias=alias):
+        stop_experiment(session, running, state="stopped")
+        record_act(
+            session,
+            tenant=running.tenant,
+            actor=actor,
+            act="stop_experiment",
+            subject=running.id,
+            details={"reason": reason},
+        )
 
 
 def experiment(session: Session, experiment_id: str, *, tenant: str) -> Experiment:

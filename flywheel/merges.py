@@ -22,7 +22,7 @@ from flywheel.adapters import Adapter
 from flywheel.audit import record_act
 from flywheel.database import UtcTime, new_id, now
 from flywheel.errors import ConflictError, NotFoundError, UserError
-from flywheel.experiments import running_experiment
+from flywheel.experiments import running_experiments
 from flywheel.leases import adapters_asked_for
 from flywheel.promotions import live_promotion
 from flywheel.settings import Settings
@@ -87,8 +87,7 @@ def allow_merge(session: Session, settings: Settings, *, tenant: str, actor: str
         raise UserError("engine.merged_urls names no address of its own, so no engine can be started beside the first.")
     if live is None or session.get_one(Adapter, live.adapter).run_id is None:
         raise ConflictError(f"No trained adapter is live for {alias!r}: the base model itself answers.")
-    running = running_experiment(session, alias=alias)
-    if running is not None:
+    for running in running_experiments(session, alias=alias):
         raise ConflictError(f"Experiment {running.id} runs: promote or reject its challenger first.")
     newest = newest_merge(session, alias=alias)
     if newest is not None and newest.state == SERVING and newest.epoch != live.id:
@@ -148,7 +147,7 @@ def standing_merge(session: Session, *, alias: str) -> MergeStanding | None:
         return None
     live = live_promotion(session, alias=alias)
     permitted = row.withdrawn_at is None and row.state != FAILED and live is not None and live.id == row.epoch
-    applies = permitted and running_experiment(session, alias=alias) is None
+    applies = permitted and not running_experiments(session, alias=alias)
     return MergeStanding(row.id, row.adapter, row.state, row.trouble, applies, row.serving_since)
 
 

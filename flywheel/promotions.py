@@ -31,7 +31,7 @@ from flywheel.approvals import (
 from flywheel.audit import record_act
 from flywheel.database import JsonOf, UtcTime, new_id, now
 from flywheel.errors import ConflictError, EvidenceError, UserError
-from flywheel.experiments import Experiment, running_experiment, stop_experiment
+from flywheel.experiments import Experiment, stop_all, stop_experiment
 from flywheel.settings import PromotionSettings
 from flywheel.tried import GATE_NOT_ASKED
 from flywheel.variants import Variant
@@ -153,6 +153,8 @@ def promote(
     people = missing_people([*(row.actor for row in kept), approval.actor], rules)
     _require([*_missing(session, experiment, live=live, approval=approval, rules=rules), *people, *not_ready])
     stop_experiment(session, experiment, state="promoted")
+    reason = f"{experiment.challenger_variant} was promoted: {approval.reason}"
+    stop_all(session, alias=experiment.alias, actor=approval.actor, reason=reason)
     return _append(
         session,
         alias=experiment.alias,
@@ -223,7 +225,7 @@ def roll_back(
     """Make an earlier variant live again: an adapter (the identity adapter, or any that was promoted) and a prompt that
     were live before, together or apart.
 
-    An experiment that runs for the alias compares with a variant that is no longer live: it is stopped.
+    Experiments that run for the alias compare with a variant that is no longer live: they are stopped.
     """
     _require_name_and_reason(actor, reason)
     serves = Variant(live.name, live_prompt(session, alias=alias))
@@ -236,11 +238,9 @@ def roll_back(
     ):
         if part not in known:
             raise UserError(f"{part} was never live for {alias!r}, so it cannot be rolled back to: promote it instead.")
-    running = running_experiment(session, alias=alias)
-    if running is not None:
-        stop_experiment(session, running, state="stopped")
-        details = {"reason": f"rolled back to {target}: {reason}"}
-        record_act(session, tenant=tenant, actor=actor, act="stop_experiment", subject=running.id, details=details)
+    if not _one_base(session, target.adapter, live.name):
+        raise UserError(f"{target.adapter} was trained on another base model than the one that is served.")
+    stop_all(session, alias=alias, actor=actor, reason=f"rolled back to {target}: {reason}")
     return _append(
         session,
         alias=alias,
@@ -258,13 +258,19 @@ def _require_name_and_reason(actor: str, reason: str) -> None:
         raise UserError("This act carries the operator's name and a reason: one of them is empty.")
 
 
+def _one_base(session: Session, *adapters: str) -> bool:
+    """Whether they were made for one base model; where it was exchanged, the ledger's last row serves nobody."""
+    return len({session.get_one(Adapter, name).base_model_hash for name in adapters}) == 1
+
+
 def _append(
     session: Session, *, alias: str, kind: str, target: Variant, previous: Variant, actor: str, **values: Any
 ) -> Promotion:
     last = session.exec(select(func.max(Promotion.position)).where(Promotion.alias == alias)).one() or 0
     # Whoever commits before this line is seen by the next; whoever commits after it takes our position.
     current = live_promotion(session, alias=alias)
-    if current is not None and Variant(current.adapter, current.prompt) != previous:
+    comparable = current is not None and _one_base(session, current.adapter, previous.adapter)
+    if current is not None and comparable and Variant(current.adapter, current.prompt) != previous:
         raise ConflictError(f"Somebody else has just decided about {alias!r}: look again at what is live.")
     row = Promotion(
         id=new_id("promo"),

@@ -73,20 +73,21 @@ def status(console: Console, found: Row, *, as_json: bool) -> None:
 
 def status_table(found: Row) -> Table:
     """Live adapter, experiment, counts and engines from GET /v1/status."""
-    live, experiment, counts = found["live"], found.get("experiment"), found["counts"]
-    trial = "none"
-    if experiment:
-        evidence, challenger = experiment.get("evidence") or {}, arms_in_words(experiment)[1]
-        trial = f"{challenger} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
+    live, counts = found["live"], found["counts"]
     return pairs_table(
         [
             ("live", f"{_live(live) or 'nothing yet'} for alias {live['alias']}"),
-            ("experiment", trial),
+            *(("experiment", _trial(experiment)) for experiment in found["experiments"]),
             ("counts", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())),
             ("engines", ", ".join(f"{e['url']} {'ready' if e['ready'] else 'not ready'}" for e in found["engines"])),
             *((("merge", _merge_words(found["merge"])),) if found.get("merge") else ()),
         ]
     )
+
+
+def _trial(experiment: Row) -> str:
+    evidence, challenger = experiment.get("evidence") or {}, arms_in_words(experiment)[1]
+    return f"{challenger} – {evidence.get('verdict', 'no look yet')}: {evidence.get('sentence', '')}"
 
 
 def _merge_words(merge: Row) -> str:
@@ -197,8 +198,9 @@ def ledger(console: Console, found: Row, *, as_json: bool) -> None:
     """Who is (or was) live, and the decisions that made it so."""
     live = found["live"]
     who = f"{_live(live) or 'nothing'} {'was' if live.get('at') else 'is'} live for {live['alias']}"
-    if trial := live.get("experiment"):
-        who += f"; {arms_in_words(trial)[1]} answered {trial['traffic_share']:.0%} of the users in {trial['id']}"
+    for trial in live.get("experiments") or ():
+        share = trial["participants"] * trial["traffic_share"]
+        who += f"; {arms_in_words(trial)[1]} answered {share:.0%} of the users in {trial['id']}"
     if not as_json:
         console.print(escape(who + (f" at {live['at']}." if live.get("at") else ".")), soft_wrap=True)
     fields = ("created_at", "kind", "adapter", "prompt", "previous", "actor", "reason")

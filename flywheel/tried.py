@@ -16,7 +16,9 @@ GATE_NOT_ASKED = (
 def tried(experiment: Mapping[str, Any]) -> str:
     """One clause, of an experiment as the API tells it."""
     shares = [*experiment["ramp"], experiment["traffic_share"]]
-    share, later = f"{shares[experiment['step']]:.3g} of the users", shares[experiment["step"] + 1 :]
+    part = experiment["participants"]
+    users = "the users" if part == 1 else f"the {part:.3g} of all users who take part"
+    share, later = f"{shares[experiment['step']]:.3g} of {users}", shares[experiment["step"] + 1 :]
     if later:
         share += f", later {' and '.join(f'{one:.3g}' for one in later)}"
     how = {

@@ -18,21 +18,22 @@ from flywheel.promotions import Promotion, live_promotion
 
 
 def who_served(session: Session, *, alias: str, at: datetime) -> dict[str, Any]:
-    """{"alias", "adapter", "prompt", "epoch", "experiment"}; `adapter` is null before anything could serve."""
+    """{"alias", "adapter", "prompt", "epoch", "experiments"}; `adapter` is null before anything could serve."""
     row = live_promotion(session, alias=alias, at=at)
-    trial = session.exec(
+    trials = session.exec(
         select(Experiment)
         .where(Experiment.alias == alias, col(Experiment.created_at) <= at)
         .where(or_(col(Experiment.ended_at).is_(None), col(Experiment.ended_at) > at))
-    ).first()
+        .order_by(col(Experiment.id))
+    )
     arms = {"champion", "champion_prompt", "challenger", "challenger_prompt"}
-    shown = {"id", *arms, "traffic_share", "created_at", "ended_at"}
+    shown = {"id", *arms, "participants", "traffic_share", "created_at", "ended_at"}
     return {
         "alias": alias,
         "adapter": row.adapter if row else _before_promotions(session, alias=alias, at=at),
         "prompt": row.prompt if row else None,
         "epoch": row.id if row else None,
-        "experiment": trial.model_dump(include=shown) if trial else None,
+        "experiments": [trial.model_dump(include=shown) for trial in trials],
     }
 
 

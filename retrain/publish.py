@@ -16,26 +16,18 @@ import yaml
 from sqlmodel import Session
 
 from flywheel.adapter_files import CARD, MANIFEST, publish_adapter
-from flywheel.adapters import Adapter, identity_adapter
+from flywheel.adapters import Adapter
 from flywheel.audit import record_act
 from flywheel.base_model import base_model_hash
 from flywheel.database import now
-from flywheel.experiments import make_plan, open_experiment, running_experiment
-from flywheel.promotions import live_promotion, live_prompt
+from flywheel.experiment_plan import make_plan
+from flywheel.experiments import open_experiment, running_experiments
+from flywheel.promotions import live_adapter, live_prompt
 from flywheel.runs import TrainingRun
 from flywheel.settings import Settings
 from flywheel.variants import Variant
 from retrain.recipe import Recipe
 from retrain.run_folder import ADAPTER, Order, Outcomes
-
-
-def live_adapter(session: Session, *, alias: str, base_hash: str) -> str | None:
-    """The adapter that answers for `alias`: the promoted one, else the identity adapter, else None."""
-    live = live_promotion(session, alias=alias)
-    if live is not None:
-        return live.adapter
-    identity = identity_adapter(session, base_model_hash=base_hash)
-    return identity.name if identity else None
 
 
 def publish_files(
@@ -72,13 +64,13 @@ def record_adapter(session: Session, run: TrainingRun, adapter: Adapter) -> bool
 def challenge(session: Session, settings: Settings, run: TrainingRun, *, adapter: Adapter) -> str:
     """Open an experiment against the live adapter, with the live prompt in both arms, unless one runs. Returns what
     happened, as one sentence."""
-    champion = live_adapter(session, alias=run.alias, base_hash=adapter.base_model_hash)
+    live = live_adapter(session, alias=run.alias, base_model_hash=adapter.base_model_hash)
+    champion = live.name if live else None
     if champion is None:
         return "No experiment was opened: nothing is live yet. Start serving, then open one by hand."
     if champion == adapter.name:
         return f"No experiment was opened: {champion} is live already."
-    running = running_experiment(session, alias=run.alias)
-    if running is not None:
+    for running in running_experiments(session, alias=run.alias):
         return f"No experiment was opened: {running.id} still runs. Promote or reject its challenger first."
     prompt = live_prompt(session, alias=run.alias)
     opened = open_experiment(

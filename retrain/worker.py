@@ -30,6 +30,7 @@ from flywheel.leases import release_lease, take_lease
 from flywheel.merges import ASKED, FAILED, WRITTEN, merge_to_write, merged_folder, move_merge
 from flywheel.messages import Message
 from flywheel.parts import cpu_engine_installed, engine_dtype
+from flywheel.promotions import live_adapter
 from flywheel.runs import TrainingRun, add_event, claim_run, end_run, release_run, update_run
 from flywheel.settings import Settings
 from retrain.chat_tokens import ChatTokens
@@ -38,7 +39,7 @@ from retrain.freeze import freeze
 from retrain.gate import judge
 from retrain.gate_prompts import GatePrompt, gate_prompts
 from retrain.merge import merge_weights
-from retrain.publish import challenge, live_adapter, publish_files, record_adapter
+from retrain.publish import challenge, publish_files, record_adapter
 from retrain.recipe import Recipe, read_recipe
 from retrain.run_folder import LOG, ORDER, Order, read_outcomes, trained_metrics, write_whole
 from retrain.schedule import Schedule, queue_if_worthwhile
@@ -190,7 +191,8 @@ class Worker:
         order, outcomes = Order.model_validate_json((folder / ORDER).read_text()), read_outcomes(folder)
         with reading(self.database) as session:
             base_hash = base_model_hash(self.settings.base_model_path)
-            parent = live_adapter(session, alias=run.alias, base_hash=base_hash)
+            live = live_adapter(session, alias=run.alias, base_model_hash=base_hash)
+        parent = live.name if live else None
         adapter = publish_files(self.settings, run, order=order, outcomes=outcomes, folder=folder, parent=parent)
         with writing(self.database) as session:
             fresh = record_adapter(session, run, adapter)

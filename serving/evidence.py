@@ -22,7 +22,7 @@ from flywheel.experiments import (
     Experiment,
     climb,
     record_evidence,
-    running_experiment,
+    running_experiments,
     stop_experiment,
 )
 from flywheel.feedback import PICK, RATED_BY, RATING, Feedback
@@ -58,14 +58,18 @@ REFUSALS = (
 
 
 def look_at_running(database: Database, *, alias: str) -> bool:
-    """Take a look at the alias's running experiment and store it.
+    """Take a look at each of the alias's running experiments and store it.
 
-    True when users are answered otherwise from now on: it was stopped, or its ramp went on.
+    True when users are answered otherwise from now on: one was stopped, or its ramp went on.
     """
     with reading(database) as session:
-        experiment = running_experiment(session, alias=alias)
-        if experiment is None:
-            return False
+        running = running_experiments(session, alias=alias)
+    changed = [_look_at(database, experiment) for experiment in running]
+    return any(changed)
+
+
+def _look_at(database: Database, experiment: Experiment) -> bool:
+    with reading(database) as session:
         evidence = _look(session, experiment)
     earlier = experiment.evidence or {}
     final, climbs = evidence["verdict"] in ("ROLLBACK", "INVALID"), may_climb(experiment, evidence)

@@ -55,7 +55,7 @@ async def check_fingerprint(database: Database, engine: Engine, name: str, *, re
         probes = [{"token_ids": ids, "log_probs": await engine.score(name, ids)} for ids in made]
         await asyncio.to_thread(_keep_probes, database, name, probes)
         return
-    found = [await engine.score(name, probe["token_ids"]) for probe in probes]
+    found = await asyncio.gather(*(engine.score(name, probe["token_ids"]) for probe in probes))
     distance = mean_distance(found, [probe["log_probs"] for probe in probes])
     if not distance <= FINGERPRINT_NATS:  # also when it is NaN
         raise UserError(

@@ -1,4 +1,4 @@
-"""Who answers to which name now: the champion of the alias pair, the running experiment, the adapters in reach.
+"""Who answers to which name now: the champion of the alias pair, the running experiments, the adapters in reach.
 
 Data model: a `Standing` is one reading of the database; it is replaced whole, so a request sees the state before or
 after a promotion and never a mixture. Which engine is ready for what stands in the engine pool; how many requests are
@@ -26,8 +26,8 @@ from sqlalchemy import Engine as Database
 from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash, module_shapes
 from flywheel.database import reading, writing
-from flywheel.errors import NotFoundError, UnavailableError
-from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, running_experiment
+from flywheel.errors import ConflictError, NotFoundError, UnavailableError
+from flywheel.experiments import CHALLENGER, HOLDOUT, Assignment, place_of, running_experiments
 from flywheel.leases import ADAPTER, adapters_asked_for, take_lease
 from flywheel.merges import MergeStanding, standing_merge
 from flywheel.promotions import live_adapter, live_promotion
@@ -59,6 +59,16 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A running experiment, and the challenger's words."""
+
+    assignment: Assignment
+    wording: Wording
+    compares_live: bool
+    """Whether its champion is what is live now."""
+
+
+@dataclass(frozen=True)
 class Standing:
     """One reading of the database."""
 
@@ -66,13 +76,10 @@ class Standing:
     prompt: str | None = None
     """The live prompt version; none: the shipped one."""
     wording: Wording = SHIPPED_WORDING
-    challenger_wording: Wording = SHIPPED_WORDING
     epoch: str | None = None
     previous: str | None = None
     identity: str | None = None
-    experiment: Assignment | None = None
-    compares_live: bool = False
-    """Whether its champion is what is live now."""
+    trials: tuple[Trial, ...] = ()
     asked_for: tuple[str, ...] = ()
     merge: MergeStanding | None = None
 
@@ -118,8 +125,10 @@ class Watch:
         return trouble != known
 
 
-def tried(usual: Target, trial: Assignment, wording: Wording, arm: str | None, *, picks: bool) -> Target:
-    """`usual` (the champion's), as the experiment has it for somebody of this arm; `wording` is the challenger's."""
+def tried(usual: Target, running: Trial, unit: str, *, picks: bool) -> Target:
+    """`usual` (the champion's), as the experiment has it for somebody who takes part."""
+    trial, wording = running.assignment, running.wording
+    arm = trial.arm_of(unit)
     if arm is None or (trial.prompts_alone and not usual.routed):
         return usual
     adapter = trial.challenger.adapter
@@ -172,10 +181,11 @@ class LiveAliases:
         if self._held_out(unit):
             return Target(name, standing.identity or standing.champion, standing.epoch, routed, arm=HOLDOUT)
         usual = Target(name, standing.champion, standing.epoch, routed, wording=standing.wording)
-        trial = standing.experiment
-        if trial is None or not self._both_arms_ready():
+        if not standing.trials:
             return usual
-        return tried(usual, trial, standing.challenger_wording, trial.arm_of(unit), picks=picks)
+        place = place_of(serving.alias, unit)
+        trial = next((one for one in standing.trials if one.assignment.has(place)), None)
+        return tried(usual, trial, unit, picks=picks) if trial is not None and self._both_arms_ready(trial) else usual
 
     def _held_out(self, unit: str) -> bool:
         share = self.settings.serving.holdout_share
@@ -186,8 +196,8 @@ class LiveAliases:
 
         The previous champion is among them, so that a rollback is one flip.
         """
-        standing, experiment = self.standing, self.standing.experiment
-        arms = [experiment.champion.adapter, experiment.challenger.adapter] if experiment else []
+        standing, trials = self.standing, [trial.assignment for trial in self.standing.trials]
+        arms = [arm.adapter for trial in trials for arm in (trial.champion, trial.challenger)]
         names = [standing.champion, standing.identity, *arms, *standing.asked_for, standing.previous]
         return list(dict.fromkeys(name for name in names if name is not None))[: self.settings.engine.max_loras]
 
@@ -196,11 +206,21 @@ class LiveAliases:
         with writing(self._database) as session:
             take_lease(session, name=ADAPTER + adapter, holder=ASKED, seconds=ASKED_SECONDS)
 
-    def _both_arms_ready(self) -> bool:
-        experiment = self.standing.experiment
-        if experiment is None or not self.standing.compares_live or self.merged_in_service():
+    def check_places(self, challenger: str) -> None:
+        """Raises ConflictError when engines have no place for one more adapter; the previous champion keeps its own."""
+        standing, places = self.standing, self.settings.engine.max_loras
+        tried_now = [trial.assignment.challenger.adapter for trial in standing.trials]
+        wanted = {standing.champion, standing.identity, standing.previous, challenger, *tried_now} - {None}
+        if tried_now and len(wanted) > places:
+            raise ConflictError(
+                f"Engines have places for {places} adapters (engine.max_loras), and {len(wanted)} would be wanted: "
+                "decide about a running experiment first, or raise it and restart the engines."
+            )
+
+    def _both_arms_ready(self, trial: Trial) -> bool:
+        if not trial.compares_live or self.merged_in_service():
             return False
-        return not self.not_ready(experiment.challenger.adapter)
+        return not self.not_ready(trial.assignment.challenger.adapter)
 
     def merged_in_service(self) -> bool:
         """Whether merged weights answer for the champion: all its users, since they can be no arm of anything."""
@@ -258,19 +278,20 @@ def read_standing(database: Database, settings: Settings, base_model: BaseModel)
     with reading(database) as session:
         champion = live_adapter(session, alias=alias, base_model_hash=base_model.hash)
         identity = identity_adapter(session, base_model_hash=base_model.hash)
-        running, row = running_experiment(session, alias=alias), live_promotion(session, alias=alias)
+        running, row = running_experiments(session, alias=alias), live_promotion(session, alias=alias)
         promoted = row is not None and champion is not None and row.adapter == champion.name
         live = Variant(champion.name, row.prompt if row else None) if champion else None
         return Standing(
             champion=live.adapter if live else None,
             prompt=live.prompt if live else None,
             wording=wording_of(session, live.prompt if live else None),
-            challenger_wording=wording_of(session, running.challenger_prompt if running else None),
             epoch=row.id if row and promoted else None,
             previous=row.previous if row and promoted else None,
             identity=identity.name if identity else None,
-            experiment=running.assignment() if running else None,
-            compares_live=running is not None and running.champion_variant == live,
+            trials=tuple(
+                Trial(one.assignment(), wording_of(session, one.challenger_prompt), one.champion_variant == live)
+                for one in running
+            ),
             asked_for=tuple(adapters_asked_for(session)),
             merge=standing_merge(session, alias=alias),
         )

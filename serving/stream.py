@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -23,7 +23,7 @@ from flywheel.interactions import Choice
 from serving.appliance import Appliance
 from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
-from serving.engine import Engine, LostAdapterError, LostEngineError, error_name, error_text, read_json
+from serving.engine import Engine, EnginePool, LostAdapterError, LostEngineError, error_name, error_text, read_json
 from serving.protocol import RequestError
 from serving.stored import whole_events
 from serving.turn import Turn
@@ -31,6 +31,7 @@ from serving.upstream import Connection
 
 HEARTBEAT_SECONDS = 15.0
 log = logging.getLogger(__name__)
+Told = TypeVar("Told")
 Emit = Callable[[bytes], Awaitable[None]]
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DONE = b"data: [DONE]\n\n"
@@ -110,24 +111,30 @@ class Relay:
 
 
 async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
-    """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row.
-
-    A replica whose connection fails, or that has lost the adapter, is passed over once for another one that is ready.
-    Where there is no other the connection is tried once more: an idle one may just have been closed.
-    """
+    """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row."""
     engine = appliance.engines.engine_for(turn.target.adapter)
     committed = appliance.writer.submit(turn.asked_write())
     turn.asked = True
     await committed
     if turn.target.beside is not None:
         return await _both(appliance, turn, emit)
+    return await _tried_twice(
+        appliance.engines, turn.target.adapter, engine, lambda asked: _ask(appliance, turn, asked, emit)
+    )
+
+
+async def _tried_twice(
+    pool: EnginePool, adapter: str, engine: Engine, ask: Callable[[Engine], Awaitable[Told]]
+) -> Told:
+    """A replica whose connection fails, or that has lost the adapter, is passed over once for another one that is
+    ready. Where there is no other the connection is tried once more: an idle one may just have been closed."""
     try:
-        return await _ask(appliance, turn, engine, emit)
+        return await ask(engine)
     except LostEngineError as lost:
-        other = appliance.engines.instead_of(engine, turn.target.adapter)
+        other = pool.instead_of(engine, adapter)
         if other is None and isinstance(lost, LostAdapterError):
             raise
-        return await _ask(appliance, turn, other or engine, emit)
+        return await ask(other or engine)
 
 
 async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
@@ -145,13 +152,17 @@ async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
 
 
 async def _one_of_two(appliance: Appliance, turn: Turn, body: dict[str, Any], *, place: int) -> dict[str, Any]:
-    engine = appliance.engines.engine_for(body["model"])
-    async with engine.stream(body, request_id=f"{turn.handle}-{place}") as response:
-        raw = await response.read()
-        if response.status != 200:
-            raise refusal(response.status, raw)
-    answer: dict[str, Any] = orjson.loads(raw)
-    return answer
+    pool, request_id = appliance.engines, f"{turn.handle}-{place}"
+
+    async def ask(engine: Engine) -> dict[str, Any]:
+        async with engine.stream(body, request_id=request_id) as response:
+            raw = await _until_lost(response.read())
+            if response.status != 200:
+                raise refusal(response.status, raw)
+        answer: dict[str, Any] = orjson.loads(raw)
+        return answer
+
+    return await _tried_twice(pool, body["model"], pool.engine_for(body["model"]), ask)
 
 
 async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:

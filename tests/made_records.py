@@ -9,7 +9,8 @@ from sqlmodel import Session, select
 from flywheel.adapters import Adapter
 from flywheel.database import new_id, now
 from flywheel.dataset_versions import DatasetRow, DatasetVersion
-from flywheel.experiments import Experiment, Plan, open_experiment, record_evidence
+from flywheel.experiment_plan import Plan
+from flywheel.experiments import Experiment, open_experiment, record_evidence
 from flywheel.feedback import RATING, Feedback, new_feedback
 from flywheel.interactions import Interaction
 from flywheel.pairs import Candidate, PreferencePair, add_pairs, judge

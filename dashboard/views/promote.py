@@ -69,7 +69,11 @@ def draw_decision() -> None:
     if not running:
         st.text("Nothing waits for a decision. An experiment opens when a training run publishes an adapter.")
         return
-    experiment = person.api().experiment(running[0]["id"])
+    named = {experiment["id"]: arms_in_words(experiment)[1] for experiment in running}
+    chosen = running[0]["id"]
+    if len(running) > 1:
+        chosen = st.selectbox("Experiment", list(named), format_func=named.__getitem__, key="experiment")
+    experiment = person.api().experiment(chosen)
     st.subheader(f"Challenger {plain(arms_in_words(experiment)[1])}", anchor=False)
     evidence = draw_verdict(experiment)
     if evidence:

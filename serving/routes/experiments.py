@@ -12,14 +12,13 @@ from flywheel.adapters import adapter
 from flywheel.approvals import approvals_view
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UserError
+from flywheel.experiment_plan import Mode, make_plan
 from flywheel.experiments import (
     CHALLENGER,
     CHAMPION,
     Experiment,
-    Mode,
     experiment,
     latest_experiments,
-    make_plan,
     open_experiment,
 )
 from flywheel.promotions import live_adapter, live_prompt
@@ -41,6 +40,7 @@ class ExperimentBody(BaseModel):
     prompt: str | None = None
     """A prompt version, or `shipped`; without one, the live prompt."""
     mode: Mode | None = None
+    participants: float | None = Field(default=None, gt=0, le=1)
     traffic_share: float | None = Field(default=None, gt=0, lt=1)
     ramp: list[float] | None = None
     minimum_users: int | None = Field(default=None, ge=10)
@@ -96,6 +96,7 @@ def _open(appliance: Appliance, body: ExperimentBody) -> Experiment:
         challenger = adapter(session, body.challenger) if body.challenger is not None else live
         if live is None or challenger is None or challenger.base_model_hash != base_model.hash:
             raise UserError(f"{body.challenger} was trained on another base model than the one that is served.")
+        appliance.live.check_places(challenger.name)
         prompt = live_prompt(session, alias=alias)
         other = prompt_named(session, body.prompt) if body.prompt is not None else prompt
         return open_experiment(

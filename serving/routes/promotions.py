@@ -18,7 +18,7 @@ from flywheel.adapters import Adapter, adapter
 from flywheel.approvals import approvals_view
 from flywheel.database import reading, writing
 from flywheel.errors import ConflictError, UnavailableError
-from flywheel.experiments import Experiment, experiment, running_experiment
+from flywheel.experiments import Experiment, experiment, running_experiments
 from flywheel.promotions import (
     Approval,
     Promotion,
@@ -54,7 +54,7 @@ class PromotionBody(BaseModel):
     """Who decides; without it, the key's name."""
     reason: str = ""
     experiment_id: str | None = None
-    """promote and reject: without it, the running experiment."""
+    """promote and reject: without it, the running experiment, where there is one alone."""
     evidence_hash: str = ""
     """promote: the hash of the evidence that the operator looked at."""
     adapter: str | None = None
@@ -130,10 +130,13 @@ def _live(appliance: Appliance, session: Session) -> Adapter:
 def _experiment(session: Session, body: PromotionBody, *, tenant: str, alias: str) -> Experiment:
     if body.experiment_id is not None:
         return experiment(session, body.experiment_id, tenant=tenant)
-    running = running_experiment(session, alias=alias)
-    if running is None:
+    running = running_experiments(session, alias=alias)
+    if not running:
         raise ConflictError(f"No experiment runs for {alias!r}: there is nothing to decide.")
-    return running
+    if len(running) > 1:
+        names = ", ".join(one.id for one in running)
+        raise ConflictError(f"Several experiments run for {alias!r}: say which with experiment_id ({names}).")
+    return running[0]
 
 
 def _roll_back(appliance: Appliance, session: Session, body: PromotionBody, *, live: Adapter, who: str) -> Promotion:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from sqlmodel import Session, SQLModel, func, select
 
 from flywheel.database import reading
-from flywheel.experiments import running_experiment
+from flywheel.experiments import running_experiments
 from flywheel.feedback import RATING, Feedback
 from flywheel.interactions import Interaction
 from flywheel.pairs import pair_counts
@@ -22,10 +22,10 @@ Holder = Annotated[Appliance, Depends(appliance_of)]
 
 @router.get("/v1/status")
 def status(appliance: Holder) -> dict[str, Any]:
-    """Who is live, the running experiment with its evidence, how much there is of what, the engines, the last run."""
+    """Who is live, the running experiments with their evidence, what there is, the engines, the last run."""
     settings = appliance.settings
     with reading(appliance.database) as session:
-        running = running_experiment(session, alias=settings.serving.alias)
+        running = running_experiments(session, alias=settings.serving.alias)
         runs = latest_runs(session, tenant=appliance.tenant, limit=1)
         counts = {
             "interactions": _count(session, Interaction, Interaction.tenant == appliance.tenant),
@@ -35,7 +35,7 @@ def status(appliance: Holder) -> dict[str, Any]:
         pairs = pair_counts(session, tenant=appliance.tenant)
     return {
         "live": appliance.live.live_view(),
-        "experiment": running.model_dump() if running else None,
+        "experiments": [trial.model_dump() for trial in running],
         "counts": counts | {f"pairs_{state}": count for state, count in pairs.items()},
         "engines": _engines(appliance),
         "merge": asdict(merge) if (merge := appliance.live.standing.merge) else None,

@@ -141,11 +141,11 @@ def add_reviews(app: FastAPI, records: Records) -> None:
 def add_decisions(app: FastAPI, records: Records) -> None:
     @app.get("/v1/experiments")
     def experiments() -> Json:
-        return {"data": [records.experiment]}
+        return {"data": [records.experiment, *records.others]}
 
     @app.get("/v1/experiments/{experiment_id}")
     def experiment(experiment_id: str) -> Json:
-        return records.experiment
+        return next(one for one in [records.experiment, *records.others] if one["id"] == experiment_id)
 
     @app.get("/v1/promotions")
     def promotions() -> Json:

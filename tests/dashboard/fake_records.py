@@ -170,6 +170,7 @@ class Records:
             "champion": CHAMPION,
             "challenger": CHALLENGER,
             "mode": "split",
+            "participants": 1.0,
             "traffic_share": 0.5,
             "ramp": [],
             "step": 0,
@@ -181,6 +182,8 @@ class Records:
             "created_at": time_of(0),
             "ended_at": None,
         }
+        self.others: list[Json] = []
+        """Experiments that run beside it."""
         self.card = CARD
         self.ready = True
         self.break_stream = False

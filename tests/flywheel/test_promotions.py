@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -201,6 +202,32 @@ def test_a_rollback_stops_the_running_experiment(database: Engine) -> None:
         assert trial.state == "stopped"
         acts = session.exec(select(AuditEntry.act).order_by(col(AuditEntry.position).desc()).limit(2)).all()
         assert list(acts) == ["roll_back", "stop_experiment"]
+
+
+def test_after_an_exchange_of_the_base_model_decisions_go_on_and_the_old_ones_adapters_stay_behind(
+    database: Engine,
+) -> None:
+    with writing(database) as session:
+        made_adapter(session, "identity-1")
+        promoted(session, "lora-1")
+        for name in ("identity-2", "lora-2"):
+            made_adapter(session, name, base_model_hash="other")
+        serves = live_adapter(session, alias="flywheel", base_model_hash="other")
+        assert serves is not None
+        trial = made_experiment(session, verdict="SHIP", challenger="lora-2", champion=serves.name)
+        promote(session, trial, live=serves, approval=yes_to(trial))
+        now_live = live_adapter(session, alias="flywheel", base_model_hash="other")
+        assert now_live is not None
+        back: dict[str, Any] = {
+            "tenant": "default",
+            "alias": "flywheel",
+            "live": now_live,
+            "actor": "olga",
+            "reason": "worse",
+        }
+        with pytest.raises(UserError, match="another base model"):
+            roll_back(session, target=Variant("lora-1"), **back)
+        assert roll_back(session, target=Variant("identity-2"), **back).previous == "lora-2"
 
 
 @pytest.mark.parametrize("table", ["promotion", "audit_entry"])

@@ -49,7 +49,7 @@ def test_the_ledger_says_who_served_at_every_moment(database: Engine) -> None:
             "promoted": "lora-1",
             "back": "identity-1",
         }
-        assert {name for name, found in served.items() if found["experiment"]} == {"trial"}
-        assert served["trial"]["experiment"]["challenger"] == "lora-1"
+        assert {name for name, found in served.items() if found["experiments"]} == {"trial"}
+        assert served["trial"]["experiments"][0]["challenger"] == "lora-1"
         assert [row.kind for row in promotions(session, alias="flywheel", at=moments["promoted"])] == ["promote"]
         assert who_served(session, alias="flywheel", at=now() + timedelta(days=1))["adapter"] == "identity-1"

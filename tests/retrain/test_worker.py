@@ -17,7 +17,7 @@ from flywheel.adapters import Adapter, adapter
 from flywheel.audit import audit_entries
 from flywheel.base_model import base_model_hash
 from flywheel.database import now, reading, writing
-from flywheel.experiments import running_experiment
+from flywheel.experiments import running_experiments
 from flywheel.identity_adapter import write_identity_adapter
 from flywheel.runs import TrainingRun, cancel_run, claim_run, queue_run, run_events, training_run
 from flywheel.settings import Settings
@@ -131,7 +131,7 @@ def test_a_turn_ends_in_an_adapter_that_challenges_the_identity_adapter(
     assert run.gate is not None
     assert run.gate["passed"]
     with reading(records) as session:
-        experiment = running_experiment(session, alias="flywheel")
+        [experiment] = running_experiments(session, alias="flywheel")
         published = adapter(session, run.adapter or "")
         acts = [entry.act for entry in audit_entries(session, tenant="default")]
     assert experiment is not None

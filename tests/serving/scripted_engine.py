@@ -42,9 +42,10 @@ async def chat(request: Request) -> Response:
         return JSONResponse({"error": {"message": "EngineCore encountered an issue.", "code": 500}}, 500)
     if word == "gone" or (word == "lost" and asked.count(body) == 1):
         return JSONResponse({"error": {"message": "The model does not exist.", "code": 404}}, 404)
+    if word == "mute" and asked.count(body) == 1:
+        return StreamingResponse(mute(), media_type="text/event-stream")
     if body.get("stream"):
-        speaks = not (word == "mute" and asked.count(body) == 1)
-        return StreamingResponse(stream(name, word) if speaks else mute(), media_type="text/event-stream")
+        return StreamingResponse(stream(name, word), media_type="text/event-stream")
     first = body["messages"][0]["content"].splitlines()[0]
     message = {"role": "assistant", "content": first if word == "echo" else CITED}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

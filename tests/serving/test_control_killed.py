@@ -20,7 +20,7 @@ from sqlmodel import Session, select
 from benchmarks.made_lora import publish_lora
 from flywheel.adapters import Adapter
 from flywheel.database import open_database, reading, writing
-from flywheel.experiments import Experiment, running_experiment
+from flywheel.experiments import Experiment, running_experiments
 from flywheel.leases import ENGINES, Lease
 from flywheel.promotions import Approval, live_adapter, promote, reject, roll_back
 from flywheel.settings import STARTER, Settings, load_settings
@@ -71,8 +71,7 @@ class Swap:
             made_experiment(session, champion=self.live(session).name, challenger=self.loras[lora], verdict="SHIP")
 
     def running(self, session: Session) -> Experiment:
-        found = running_experiment(session, alias="flywheel")
-        assert found is not None
+        [found] = running_experiments(session, alias="flywheel")
         return found
 
     def promote(self) -> None:
@@ -106,7 +105,7 @@ class Swap:
         if live is not None and any(self.control.ready(place) for place in (0, 1)):
             standing = self.control.live.standing
             assert standing.champion == live.name
-            if standing.experiment is None:
+            if not standing.trials:
                 assert {self.control.live.target("flywheel", unit=user).adapter for user in USERS} == {live.name}
 
     def converged(self) -> bool:

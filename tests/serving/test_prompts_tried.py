@@ -180,6 +180,17 @@ def test_of_two_answers_by_one_adapter_a_pick_is_the_right_prompts(
     assert (users["challenger"], users["champion"]) == (wins, len(USERS) - wins)
 
 
+def test_of_two_answers_one_whose_engine_dies_before_its_first_word_is_asked_again(
+    api: httpx.Client, served: Served, challenge: Callable[..., Json]
+) -> None:
+    challenge("Say it twice.", mode="interleaved", traffic_share=0.9999)
+    before = len(scripted_engine.asked)
+    asked = [{"role": "user", "content": "mute how much does the heron ferry cost?"}]
+    answer = ask(api, USERS[0], messages=asked, metadata={"pick_one": "true"})
+    assert words(answer) == [scripted_engine.CITED] * 2
+    assert len(scripted_engine.asked) == before + 4
+
+
 @pytest.mark.parametrize(
     ("path", "body", "says"),
     [

@@ -38,6 +38,8 @@ def challenge(api: httpx.Client, served: Served) -> Iterator[Any]:
 
     yield open_one
     for one in opened:
+        if api.get(f"/v1/experiments/{one['id']}").json()["state"] != "running":
+            continue
         over = {"act": "reject", "experiment_id": one["id"], "actor": "olga", "reason": "the test is over"}
         api.post("/v1/promotions", json=over).raise_for_status()
 
@@ -138,6 +140,29 @@ def test_the_command_opens_an_experiment_as_it_is_told(served: Served, api: http
         "minimum_users": 40,
     }
     assert opened["minimum_hours"] == 24
+
+
+def test_of_several_experiments_a_decision_names_its_own(
+    served: Served, api: httpx.Client, challenge: Any, tmp_path: Path
+) -> None:
+    first, second = (challenge(seed, participants=0.5) for seed in (67, 68))
+    ambiguous = api.post("/v1/promotions", json={"act": "reject", "actor": "olga", "reason": "worse"})
+    assert ambiguous.status_code == 409
+    assert f"({first['id']}, {second['id']})" in ambiguous.json()["error"]["message"]
+    assert {one["id"] for one in api.get("/v1/status").json()["experiments"]} == {first["id"], second["id"]}
+    environment = {"FLYWHEEL_HOME": str(tmp_path), "FLYWHEEL_DASHBOARD__API_URL": served.url}
+    command = [sys.executable, "-c", "from flywheel.cli import app; app()", "reject", "--as", "olga", "--reason", "x"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        key = {"FLYWHEEL_API_KEY": served.key, "COLUMNS": "200"}
+        given = {**os.environ, **environment, **key}
+        return subprocess.run([*command, *more], capture_output=True, text=True, env=given, timeout=60, check=False)
+
+    refused = run()
+    assert "say which with --experiment" in refused.stderr
+    done = run("--experiment", second["id"])
+    assert f"{second['challenger']} is rejected" in done.stdout, done.stderr
+    assert [one["id"] for one in api.get("/v1/status").json()["experiments"]] == [first["id"]]
 
 
 def test_a_plan_that_cannot_be_followed_is_told(api: httpx.Client, served: Served) -> None:
