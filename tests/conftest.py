@@ -38,6 +38,7 @@ from flywheel.processes import Part, Running, answers
 from flywheel.settings import STARTER, Settings, load_settings
 
 ENGINE_START_SECONDS = 280
+TOOL_CALLS = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 POSTGRES_PLACES = "/usr/lib/postgresql"
 
 
@@ -53,7 +54,8 @@ class AFileAtATime(LoadFileScheduling):  # type: ignore[misc]  # untyped
 @cache
 def _speaks_to_engine(file: Path) -> bool:
     text = file.read_text()
-    return any(word in text for word in ("Served", "engine_url", "made_control", "trained_adapter"))
+    spoken = ("Served", "engine_url", "made_control", "trained_adapter")
+    return "cripted" not in text and any(word in text for word in spoken)  # scripted ones are a file's own
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -83,7 +85,7 @@ def engine_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     url = f"http://127.0.0.1:{free_port()}"
-    settings = load_settings(base_model=str(STARTER), engine={"urls": [url]})
+    settings = load_settings(base_model=str(STARTER), engine={"urls": [url], "arguments": TOOL_CALLS})
     command, environment = engine_command(settings, cpu=True), engine_environment(settings, cpu=True)
     part = Part("engine", command, url, "/health", environment=environment)
     running = Running(part, logs=tmp_path_factory.mktemp("engine"))
