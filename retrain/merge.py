@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from flywheel.adapter_files import flush
+from flywheel.adapter_tensors import WEIGHTS
 from flywheel.base_model import DESCRIBING_FILES
 from flywheel.errors import UserError
 
@@ -27,6 +28,8 @@ def merge_weights(base: Path, adapter: Path, target: Path, *, dtype: str | None,
     """
     if target.is_dir():
         return
+    if not (adapter / WEIGHTS).is_file():
+        raise UserError(f"The weights of {adapter.name} cannot be merged: its folder {adapter} holds none.")
     target.parent.mkdir(parents=True, exist_ok=True)
     for earlier in target.parent.iterdir():
         shutil.rmtree(earlier)

@@ -38,6 +38,17 @@ def wait_for_pair(page: Page, pair_id: str) -> None:
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
+def press_until_heard(page: Page, records: Records, keys: str) -> None:
+    """Press them without a gap; again where nothing at all came of it, since a busy machine binds keys late."""
+    for _ in range(6):
+        for key in keys:
+            page.keyboard.press(key)
+        for _ in range(50):
+            if records.received:
+                return
+            page.wait_for_timeout(100)
+
+
 def test_pairs_are_judged_with_keys_alone(page: Page, dashboard: Dashboard, records: Records) -> None:
     page.goto(f"{dashboard.url}/review?name=Mira")
     for key, pair in zip("213", records.pairs, strict=True):
@@ -54,8 +65,7 @@ def test_key_pressed_many_times_never_judges_a_pair_nobody_saw(
 ) -> None:
     page.goto(f"{dashboard.url}/review?name=Mira")
     wait_for_pair(page, "pair-1")
-    for _ in range(4):
-        page.keyboard.press("1")
+    press_until_heard(page, records, "1111")
     wait_for_pair(page, "pair-2")
     assert {body["pair_id"] for _, body in records.received} == {"pair-1"}
 

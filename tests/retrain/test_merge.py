@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Engine as Database
 
 from benchmarks.made_lora import publish_lora
 from flywheel.adapters import adapter
-from flywheel.database import reading, writing
+from flywheel.database import open_database, reading, writing
 from flywheel.merges import FAILED, WRITTEN, Merge, allow_merge, merged_folder, newest_merge
 from flywheel.promotions import Approval, promote
 from flywheel.settings import STARTER, Settings, load_settings
@@ -20,8 +21,17 @@ from tests.made_records import ALIAS, TENANT, made_adapter, made_experiment
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
-    return load_settings(home=tmp_path, database_url=database_url)
+def settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
+    shutil.copy(migrated_sqlite, tmp_path / "flywheel.db")
+    return load_settings(home=tmp_path)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """One kind is enough: the states are tested on both beside the record."""
+    found = open_database(settings.resolved_database_url)
+    yield found
+    found.dispose()
 
 
 def allowed(settings: Settings, database: Database) -> str:
@@ -80,4 +90,4 @@ def test_a_merge_that_cannot_be_made_says_why(settings: Settings, database: Data
     row = newest(database)
     assert row.state == FAILED
     assert (row.trouble or "").startswith(f"The weights of {name} cannot be merged: ")
-    assert list(merged_folder(settings, name).parent.iterdir()) == []
+    assert not merged_folder(settings, name).exists()

@@ -31,7 +31,7 @@ def challenge(api: httpx.Client, served: Served) -> Iterator[Any]:
 
     def open_one(seed: int, **plan: Any) -> dict[str, Any]:
         name = trained_adapter(served.settings, served.database, seed=seed)
-        body = {"challenger": name, "actor": "olga", "traffic_share": 0.99, **plan}
+        body = {"challenger": name, "actor": "olga", "traffic_share": 0.9999, **plan}
         opened.append(api.post("/v1/experiments", json=body).raise_for_status().json())
         wait_until(lambda: api.get(f"/v1/adapters/{name}").json()["loaded_on"], seconds=60)
         return opened[-1]
