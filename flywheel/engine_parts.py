@@ -13,8 +13,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import reading, writing
-from flywheel.merges import FAILED, SERVING, WRITTEN, engines_wanted, merged_folder, move_merge
-from flywheel.merges import standing_merge as read_merge
+from flywheel.merges import FAILED, SERVING, WRITTEN, engines_wanted, merged_folder, move_merge, standing_merge
 from flywheel.parts import ENGINE, MERGED_ENGINE, engine_parts, merged_engine_parts
 from flywheel.processes import Part, Running, Supervisor, available_bytes
 from flywheel.settings import Settings
@@ -73,12 +72,15 @@ class EngineParts:
         return said
 
     def _trouble(self, running: Running) -> str | None:
-        """Why a merged engine is not worth another try."""
+        """Why a merged engine is not worth another try. One that serves may be busy; it is started again if it dies."""
+        serving = self._state() == SERVING
         if running.alive:
-            late = time.monotonic() - running.started > running.part.start_seconds and not running.healthy
-            return f"it was not healthy after {running.part.start_seconds:.0f} s" if late else None
+            late = time.monotonic() - running.started > running.part.start_seconds
+            if serving or not late or running.healthy:
+                return None
+            return f"it was not healthy after {running.part.start_seconds:.0f} s"
         self._deaths += 1
-        if self._state() == SERVING and self._deaths < MOST_DEATHS:
+        if serving and self._deaths < MOST_DEATHS:
             return None
         return f"its engine died: {running.last_words(1).strip() or 'it said nothing'} (see {running.log})"
 
@@ -97,12 +99,12 @@ class EngineParts:
 
     def _state(self) -> str | None:
         with reading(self._database) as session:
-            merge = read_merge(session, alias=self._settings.serving.alias)
+            merge = standing_merge(session, alias=self._settings.serving.alias)
         return merge.state if merge is not None else None
 
     def _give_up(self, trouble: str) -> None:
         with writing(self._database) as session:
-            merge = read_merge(session, alias=self._settings.serving.alias)
+            merge = standing_merge(session, alias=self._settings.serving.alias)
             if merge is not None and merge.state in (WRITTEN, SERVING):
                 move_merge(session, merge.id, expected=merge.state, state=FAILED, trouble=trouble)
 

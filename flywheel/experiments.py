@@ -1,7 +1,7 @@
 """Experiment: champion against challenger on live users of one alias, and the evidence that accumulates.
 
     running ─→ promoted | rejected   an operator's decision (flywheel/promotions.py)
-            └→ stopped               the system's: a guardrail broke, or the sample ratio is off
+            └→ stopped               a guardrail broke, the sample ratio is off, or the champion is live no longer
 
 A variant is an adapter and a prompt version; champion and challenger differ in one of them, or in both. Where the
 adapters are the same, only routed questions belong to an arm, since no other is asked in our words.

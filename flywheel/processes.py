@@ -125,9 +125,11 @@ def available_bytes() -> int:
     free, group = int(psutil.virtual_memory().available), Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no control group, or one without a limit
         return free
-    return min(free, limit - int((group / "memory.current").read_text()))
+    return min(free, limit - used + int(kept.get("inactive_file", 0)))  # files that were read can be forgotten
 
 
 def answers(url: str, *, timeout_seconds: float = 2) -> bool:

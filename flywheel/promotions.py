@@ -194,7 +194,7 @@ def _missing(
 
 def reject(session: Session, experiment: Experiment, *, live: Adapter, actor: str, reason: str) -> Promotion:
     """End the experiment without a change of what is live."""
-    _require_name_and_reason(actor, reason)
+    require_name_and_reason(actor, reason)
     stop_experiment(session, experiment, state="rejected")
     return _append(
         session,
@@ -227,7 +227,7 @@ def roll_back(
 
     Experiments that run for the alias compare with a variant that is no longer live: they are stopped.
     """
-    _require_name_and_reason(actor, reason)
+    require_name_and_reason(actor, reason)
     serves = Variant(live.name, live_prompt(session, alias=alias))
     if target == serves:
         raise ConflictError(f"{target} is live already.")
@@ -253,7 +253,8 @@ def roll_back(
     )
 
 
-def _require_name_and_reason(actor: str, reason: str) -> None:
+def require_name_and_reason(actor: str, reason: str) -> None:
+    """Raises UserError when one is empty."""
     if not actor.strip() or not reason.strip():
         raise UserError("This act carries the operator's name and a reason: one of them is empty.")
 

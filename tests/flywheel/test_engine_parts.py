@@ -121,6 +121,20 @@ def test_weights_that_do_not_start_end_the_merge_with_the_engines_own_words(up: 
     assert up.running() == {ENGINE}
 
 
+@pytest.mark.parametrize(("state", "ends"), [(WRITTEN, True), (SERVING, False)])
+def test_an_engine_that_is_silent_for_long_ends_the_merge_only_while_it_starts(
+    up: Up, monkeypatch: pytest.MonkeyPatch, state: str, ends: bool
+) -> None:
+    silent = Part(MERGED_ENGINE, SLEEPS, "http://127.0.0.1:9", start_seconds=0)
+    monkeypatch.setattr(engine_parts, "merged_engine_parts", lambda _settings, _adapter: [silent])
+    up.move(ASKED, WRITTEN)
+    up.follow()
+    if state == SERVING:
+        up.move(WRITTEN, SERVING)
+    up.follow()
+    assert (MERGED_ENGINE in up.running(), up.state()[0] == FAILED) == (not ends, ends)
+
+
 def test_a_merged_engine_that_keeps_dying_gives_way_to_the_adapter(up: Up) -> None:
     up.move(ASKED, WRITTEN)
     up.follow()
