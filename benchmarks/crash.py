@@ -20,10 +20,12 @@ from pathlib import Path
 from random import Random
 
 import aiohttp
+from rich.progress import track
 from sqlmodel import select
 
 from benchmarks.clients_that_note import Client, Notes
 from benchmarks.figures import Figure, measured, show
+from benchmarks.gateway import ASIDE
 from benchmarks.processes import Server, answers, free_port, mock_engine, plain_environment
 from flywheel.database import open_database, reading
 from flywheel.feedback import RATING, Feedback
@@ -83,7 +85,7 @@ def killed(kills: int, *, home: Path, seed: int = 0, database_url: str | None = 
         if database_url is not None:
             environment["FLYWHEEL_DATABASE_URL"] = database_url
         server, url = Server(environment), f"http://127.0.0.1:{port}"
-        for _ in range(kills):
+        for _ in track(range(kills), "kills", transient=True, console=ASIDE):
             server.start()
             asyncio.run(one_life(url, notes, random, server))
         server.start()
