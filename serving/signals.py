@@ -10,28 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import timedelta
 
+from sqlalchemy import JSON, Select, Text, cast, func, literal, or_
 from sqlalchemy import Engine as Database
-from sqlalchemy import func, or_
 from sqlalchemy import select as select_columns
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from flywheel.database import now, reading
+from flywheel.database import now, reading, to_json
 from flywheel.errors import FlywheelError
 from flywheel.feedback import Feedback, new_feedback
 from flywheel.implicit import SOURCE, Signal, about_earlier, about_itself
-from flywheel.interactions import CLOSED, Interaction
+from flywheel.interactions import CLOSED, OPEN, Interaction
 from flywheel.keys import ApiKey
 from serving.appliance import Appliance
 from serving.routes.feedback import SAY
 from serving.writer import Write
 
 LONGEST_ANSWER = timedelta(hours=1)
-BATCH = 200
 log = logging.getLogger(__name__)
 
 
@@ -72,23 +71,18 @@ def closed_lately(database: Database, tenant: str) -> list[str]:
 
 def find_signals(database: Database, completion_ids: list[str]) -> tuple[list[Feedback], set[str]]:
     """What these rows show and nobody has noted yet; and those of them that have to be looked at again."""
-    found, later = list[Feedback](), set[str]()
     with reading(database) as session:
-        for batch in _batches(completion_ids):
-            signals, again = _look_at(session, batch)
-            later |= again
-            known = _known(session, {signal.completion_id for signal in signals})
-            found += [_feedback(*one) for one in signals.items() if _key(one[0]) not in known]
-    return found, later
+        signals, later = _look_at(session, completion_ids)
+        known = _known(session, {signal.completion_id for signal in signals})
+        return [_feedback(*one) for one in signals.items() if _key(one[0]) not in known], later
 
 
-def _look_at(session: Session, batch: list[str]) -> tuple[dict[Signal, str], set[str]]:
-    """{signal: its tenant}, and the rows that are not settled. Most rows have no past: they are not even loaded."""
-    asked = select_columns(col(Interaction.id), col(Interaction.status)).where(col(Interaction.id).in_(batch))
-    states = {row[0]: row[1] for row in session.execute(asked)}
-    again = {one for one, status in states.items() if status not in CLOSED}
-    before = _before(session, [one for one in batch if one in states and one not in again])
-    left = [one for one, status in states.items() if status == "cancelled"]
+def _look_at(session: Session, completion_ids: list[str]) -> tuple[dict[Signal, str], set[str]]:
+    """{signal: its tenant}, and the rows that are not settled. Most rows have no past: they are not even read."""
+    telling = _telling(session, completion_ids)
+    again = {one for one, status, _ in telling if status not in CLOSED}
+    before = {one: other for one, status, other in telling if other is not None and status in CLOSED}
+    left = [one for one, status, _ in telling if status == "cancelled"]
     rows = {row.id: row for row in _rows(session, {*before, *before.values(), *left})}
     signals = {signal: rows[one].tenant for one in left for signal in about_itself(rows[one])}
     for one, other in before.items():
@@ -98,34 +92,45 @@ def _look_at(session: Session, batch: list[str]) -> tuple[dict[Signal, str], set
     return signals, again
 
 
-def _before(session: Session, batch: list[str]) -> dict[str, str]:
-    """{row: the turn before it in its conversation}. Strangers who ask the same first question are no conversation."""
-    later, earlier = aliased(Interaction), aliased(Interaction)
-    query = (
-        select_columns(col(later.id), func.max(col(earlier.id)))
-        .join(
-            earlier,
-            (col(earlier.tenant) == later.tenant)
-            & (col(earlier.conversation) == later.conversation)
-            & (col(earlier.id) < later.id),
-        )
-        .where(
-            col(later.id).in_(batch),
-            or_(col(later.user).is_not(None), col(later.client_metadata)["conversation_id"].as_string().is_not(None)),
-        )
-        .group_by(col(later.id))
+def _telling(session: Session, completion_ids: list[str]) -> list[tuple[str, str, str | None]]:
+    """Those of the rows that are open, were left, or have a past: id, status, and the turn before in its conversation.
+
+    Strangers who ask the same first question are no conversation.
+    """
+    earlier = aliased(Interaction)
+    known = or_(
+        col(Interaction.user).is_not(None),
+        col(Interaction.client_metadata)["conversation_id"].as_string().is_not(None),
     )
-    return {row[0]: row[1] for row in session.execute(query)}
+    before = (
+        select_columns(func.max(col(earlier.id)))
+        .where(
+            known,
+            col(earlier.tenant) == Interaction.tenant,
+            col(earlier.conversation) == Interaction.conversation,
+            col(earlier.id) < Interaction.id,
+        )
+        .scalar_subquery()
+    )
+    rows = (
+        select_columns(col(Interaction.id), col(Interaction.status), before.label("before"))
+        .where(col(Interaction.id).in_(_each(session, completion_ids)))
+        .subquery()
+    )
+    telling = select_columns(rows).where(or_(rows.c.status.in_((OPEN, "cancelled")), rows.c.before.is_not(None)))
+    return [(row[0], row[1], row[2]) for row in session.execute(telling)]
 
 
-def _rows(session: Session, completion_ids: set[str]) -> Iterator[Interaction]:
-    """Many to a query: one each is what most of a look would cost."""
-    for batch in _batches(sorted(completion_ids)):
-        yield from session.exec(select(Interaction).where(col(Interaction.id).in_(batch)))
+def _rows(session: Session, completion_ids: set[str]) -> Iterable[Interaction]:
+    return session.exec(select(Interaction).where(col(Interaction.id).in_(_each(session, completion_ids))))
 
 
-def _batches(completion_ids: list[str]) -> Iterable[list[str]]:
-    return (completion_ids[start : start + BATCH] for start in range(0, len(completion_ids), BATCH))
+def _each(session: Session, completion_ids: Iterable[str]) -> Select[str]:
+    """The ids as a query. One JSON text goes in: bound one by one they cost many times what is done with them."""
+    listed = literal(to_json(list(completion_ids)), Text)
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    each = func.json_each(listed) if sqlite else func.json_array_elements_text(cast(listed, JSON))
+    return select_columns(each.table_valued("value").c.value)
 
 
 def _key(signal: Signal) -> tuple[str, str, str]:
@@ -134,7 +139,7 @@ def _key(signal: Signal) -> tuple[str, str, str]:
 
 def _known(session: Session, completion_ids: set[str]) -> set[tuple[str, str, str | None]]:
     query = select(Feedback.completion_id, Feedback.name, Feedback.key).where(
-        col(Feedback.completion_id).in_(completion_ids)
+        col(Feedback.completion_id).in_(_each(session, completion_ids))
     )
     return {(completion_id, name, key) for completion_id, name, key in session.exec(query)}
 

@@ -42,7 +42,8 @@ def events(response: httpx.Response) -> Any:
 
 def test_asked_row_is_committed_when_the_first_byte_arrives(api: httpx.Client, served: Served) -> None:
     with api.stream("POST", "/v1/chat/completions", json={**LONG, "max_tokens": 40}) as response:
-        first = json.loads(next(events(response)))
+        told = events(response)  # kept: a generator that is dropped closes the stream behind it
+        first = json.loads(next(told))
         assert stored(served, first["id"])[0] == "asked"
 
 
