@@ -13,6 +13,7 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class Submission(NamedTuple):
 
 
 class RecordWriter:
-    """Holds the thread and its queue. `limit` is how many submissions may wait before new requests are refused."""
+    """Holds the thread and what waits for it. `limit` is how many submissions may wait before new requests are refused."""
 
     def __init__(self, database: Engine, *, limit: int) -> None:
         self.database = database
@@ -57,7 +58,10 @@ class RecordWriter:
         """Told of each commit's rows, in the writer's thread."""
         self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
         self._prepared: dict[tuple[object, ...], Prepared] = {}
-        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._coming: deque[Submission] = deque()
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """True: something came. False: nothing more will."""
+        self._rung = False
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
 
     def start(self) -> None:
@@ -65,12 +69,12 @@ class RecordWriter:
 
     def close(self) -> None:
         """Write what waits, then end. Blocks."""
-        self._queue.put(None)
+        self._bell.put(False)
         self._thread.join()
 
     @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return len(self._coming)
 
     @property
     def alive(self) -> bool:
@@ -81,27 +85,23 @@ class RecordWriter:
 
         Raises UnavailableError at once when too many wait, unless they close a row whose answer is already under way.
         """
-        if not closing and (self._queue.qsize() >= self.limit or not self._thread.is_alive()):
+        if not closing and (self.waiting >= self.limit or not self._thread.is_alive()):
             raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._queue.put(Submission(writes, future, loop))
+        self._coming.append(Submission(writes, future, loop))
+        if not self._rung:  # once for all that comes in this turn of the event loop
+            self._rung = True
+            loop.call_soon(self._bell.put, True)
         return future
 
     def _run(self) -> None:
         open_ = True
         while open_:
-            first = self._queue.get()
-            group = [] if first is None else [first]
-            open_ = first is not None
-            while open_ and len(group) < GROUP_LIMIT and not self._queue.empty():
-                following = self._queue.get()
-                if following is None:
-                    open_ = False
-                else:
-                    group.append(following)
-            if group:
-                self._write_group(group)
+            open_ = self._bell.get()
+            self._rung = False  # before they are taken: what comes from now on rings again
+            while self._coming:
+                self._write_group([self._coming.popleft() for _ in range(min(GROUP_LIMIT, len(self._coming)))])
 
     def _write_group(self, group: list[Submission]) -> None:
         error = self._commit(group)
