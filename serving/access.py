@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -18,7 +18,6 @@ from typing import Literal
 import orjson
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flywheel.database import now, reading, writing
@@ -141,10 +140,10 @@ class Access:
 def with_headers(send: Send, more: dict[str, str]) -> Send:
     """`send`, whose answer tells these as well."""
 
-    async def sending(message: Message) -> None:
+    def sending(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            MutableHeaders(raw=message["headers"]).update(more)
-        await send(message)
+            message["headers"] += [(name.encode(), value.encode()) for name, value in more.items()]
+        return send(message)
 
     return sending
 

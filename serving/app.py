@@ -71,6 +71,19 @@ GARBAGE = 10_000
 """New objects before the youngest are looked through; Python's 700 come and go with two or three chats."""
 
 
+class Api(FastAPI):
+    """The framework, and past it the chats: its layers and its router have nothing to add to them."""
+
+    chats: ASGIApp
+    """Their endpoint behind the layers of ours that every route has."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == CHATS and scope["method"] == "POST":
+            scope["app"] = self
+            return await self.chats(scope, receive, send)
+        return await super().__call__(scope, receive, send)
+
+
 def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     """The API on these settings and records (`open_records`); engines and documents are opened when it starts."""
 
@@ -80,28 +93,17 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
             app.state.appliance = appliance
             yield
 
-    app = FastAPI(title="Flywheel", version="0.1.0", lifespan=lifespan)
+    app = Api(title="Flywheel", version="0.1.0", lifespan=lifespan)
+    app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings)))
     app.router.routes.append(Route(CHATS, ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)
-    app.add_middleware(Shortcut)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(RequestLog)
     app.add_middleware(RequestIds)
     install_error_handlers(app)
     _describe_chats(app)
     return app
-
-
-class Shortcut:
-    """Chats go from our layers to their endpoint; the framework's own layers and its router have nothing to add."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app, self._chats = app, ChatCompletions()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        chat = scope["type"] == "http" and scope["path"] == CHATS and scope["method"] == "POST"
-        await (self._chats if chat else self.app)(scope, receive, send)
 
 
 def _describe_chats(app: FastAPI) -> None:

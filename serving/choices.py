@@ -31,18 +31,30 @@ class StreamedChoices:
     def so_far(self) -> list[Choice]:
         """Every choice, by index."""
         unread, self._unread = b"".join(self._unread), []
-        for event in unread.split(b"\n\n"):
-            if event.startswith(b"data: {"):
-                for part in orjson.loads(event[6:]).get("choices", ()):
-                    self._add(part)
+        for chunk in _chunks(unread):
+            for part in chunk.get("choices", ()):
+                self._add(part)
         return [self._found[index] for index in sorted(self._found)]
 
     def _add(self, part: Mapping[str, Any]) -> None:
         index = part.get("index", 0)
-        fresh = Choice(index=index, message={"role": "assistant", "content": None})
-        choice = self._found.setdefault(index, fresh)
+        choice = self._found.get(index)
+        if choice is None:
+            choice = self._found[index] = Choice(index=index, message={"role": "assistant", "content": None})
         _join(choice.message, part.get("delta") or {})
-        choice.finish_reason = part.get("finish_reason") or choice.finish_reason
+        if part.get("finish_reason"):
+            choice.finish_reason = part["finish_reason"]
+
+
+def _chunks(events: bytes) -> list[dict[str, Any]]:
+    """What the events hold. Read as one JSON array, since inside of JSON no line ever ends; one by one where something
+    else stands between them (a comment)."""
+    listed = events.removesuffix(b"data: [DONE]\n\n")[len(b"data: ") :].rstrip().replace(b"\n\ndata: ", b",")
+    try:
+        found: list[dict[str, Any]] = orjson.loads(b"[" + listed + b"]")
+    except orjson.JSONDecodeError:
+        return [orjson.loads(event[6:]) for event in events.split(b"\n\n") if event.startswith(b"data: {")]
+    return found
 
 
 def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:

@@ -18,8 +18,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Engine as Database
 
@@ -84,9 +85,8 @@ class Standing:
     merge: MergeStanding | None = None
 
 
-@dataclass(frozen=True)
-class Target:
-    """Who answers one request."""
+class Target(NamedTuple):
+    """Who answers one request. A tuple, since each request makes one or two."""
 
     alias: str
     adapter: str
@@ -133,12 +133,12 @@ def tried(usual: Target, running: Trial, unit: str, *, picks: bool) -> Target:
         return usual
     adapter = trial.challenger.adapter
     if arm != CHALLENGER:
-        return replace(usual, arm=arm, experiment_id=trial.id) if trial.mode == "split" else usual
+        return usual._replace(arm=arm, experiment_id=trial.id) if trial.mode == "split" else usual
     if trial.mode == "split":
-        return replace(usual, adapter=adapter, wording=wording, arm=arm, experiment_id=trial.id)
+        return usual._replace(adapter=adapter, wording=wording, arm=arm, experiment_id=trial.id)
     if trial.mode == "shadow":
-        return replace(usual, experiment_id=trial.id, shadow=adapter, other_wording=wording)
-    return replace(usual, experiment_id=trial.id, beside=adapter, other_wording=wording) if picks else usual
+        return usual._replace(experiment_id=trial.id, shadow=adapter, other_wording=wording)
+    return usual._replace(experiment_id=trial.id, beside=adapter, other_wording=wording) if picks else usual
 
 
 def read_base_model(folder: Path) -> BaseModel:

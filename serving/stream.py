@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -24,12 +23,12 @@ from serving.appliance import Appliance
 from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
 from serving.engine import Engine, EnginePool, LostAdapterError, LostEngineError, error_name, error_text, read_json
+from serving.heartbeat import Heartbeat
 from serving.protocol import RequestError
 from serving.stored import whole_events
 from serving.turn import Turn
 from serving.upstream import Connection
 
-HEARTBEAT_SECONDS = 15.0
 log = logging.getLogger(__name__)
 Told = TypeVar("Told")
 Emit = Callable[[bytes], Awaitable[None]]
@@ -37,8 +36,16 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DONE = b"data: [DONE]\n\n"
 SAVE_SECONDS = 0.5
 """How often the words so far are kept, so that a row which a crash leaves open has all but the last of them."""
-NOT_PLAIN = (b'"finish_reason":"', b'"choices":[]', b'data: {"error"', b"data: [DONE]")
-"""What makes an event one that we must look into. Inside a JSON string the quotes would be escaped."""
+
+
+def plain(events: bytes) -> bool:
+    """Whether we need not look into them: no end, no usage, no error. Inside a JSON string the quotes were escaped."""
+    return not (
+        b'"finish_reason":"' in events
+        or b'"choices":[]' in events
+        or b'data: {"error"' in events
+        or b"data: [DONE]" in events
+    )
 
 
 class Relay:
@@ -71,7 +78,7 @@ class Relay:
         self._rest = data[cut:]
         events = data[:cut].replace(self._engines_name, self._our_name)
         self._kept.keep(events)
-        if not any(mark in events for mark in NOT_PLAIN):
+        if plain(events):
             return events
         return b"".join(self._inspect(event) for event in events.split(b"\n\n") if event)
 
@@ -80,7 +87,7 @@ class Relay:
         if payload == b"[DONE]":
             self.done = True
             return b""
-        if not any(mark in event for mark in NOT_PLAIN):
+        if plain(event):
             return event + b"\n\n"
         chunk = orjson.loads(payload)
         if "error" in chunk:
@@ -141,10 +148,9 @@ async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     """One answer of each variant, as two choices; a stream gets them once both are there."""
     seeded = appliance.settings.engine.seeds
     bodies = turn.whole_body(seeded=seeded), turn.other_body(seeded=seeded)
-    with appliance.live.speaking(bodies[1]["model"]):
-        async with heartbeats(emit) if turn.streamed else nullcontext():
-            asked = (_one_of_two(appliance, turn, body, place=place) for place, body in enumerate(bodies))
-            first, second = await asyncio.gather(*asked)
+    with appliance.live.speaking(bodies[1]["model"]), Heartbeat(emit) if turn.streamed else nullcontext():
+        asked = (_one_of_two(appliance, turn, body, place=place) for place, body in enumerate(bodies))
+        first, second = await asyncio.gather(*asked)
     choices = [answer["choices"][0] | {"index": place} for place, answer in enumerate((first, second))]
     usage = {name: sum((answer.get("usage") or {}).get(name) or 0 for answer in (first, second)) for name in COUNTS}
     whole = first | {"id": turn.completion_id, "choices": choices, "usage": usage}
@@ -190,7 +196,7 @@ async def _relay(appliance: Appliance, turn: Turn, response: Connection, emit: E
     relay = Relay(turn)
     turn.said = relay.choices
     saved = time.monotonic()
-    async with heartbeats(emit) as beat:
+    with Heartbeat(emit) as beat:
         data = await _until_lost(response.more())
         while data:
             turn.first_token_at = turn.first_token_at or now()
@@ -214,32 +220,6 @@ def _save(appliance: Appliance, turn: Turn, relay: Relay) -> None:
     """Keep the words so far, unless the writer has enough to do: the whole answer comes later anyway."""
     with suppress(UnavailableError):
         appliance.writer.submit(turn.partial_write(relay.choices())).add_done_callback(note_lost)
-
-
-@dataclass
-class Beat:
-    """When something was last sent."""
-
-    at: float
-
-
-@asynccontextmanager
-async def heartbeats(emit: Emit) -> AsyncIterator[Beat]:
-    """Sends a comment whenever nothing was sent for a while, so that proxies do not cut a slow answer's connection."""
-    beat = Beat(time.monotonic())
-
-    async def keep_alive() -> None:
-        while True:
-            await asyncio.sleep(max(0.0, beat.at + HEARTBEAT_SECONDS - time.monotonic()))
-            if time.monotonic() - beat.at >= HEARTBEAT_SECONDS:
-                beat.at = time.monotonic()
-                await emit(b": keep-alive\n\n")
-
-    beating = asyncio.create_task(keep_alive())
-    try:
-        yield beat
-    finally:
-        beating.cancel()
 
 
 def note_lost(future: asyncio.Future[None]) -> None:

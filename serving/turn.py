@@ -7,7 +7,7 @@ the engine is called, `closed` when it is over. A row that is closed already is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -283,10 +283,10 @@ def open_turn(
 def in_random_order(target: Target, handle: str) -> Target:
     """Which of two variants is shown first: a coin for each completion, since people lean to the first."""
     if target.beside is None or unit_interval(target.experiment_id or "", handle) < 1 / 2:
-        return replace(target, arm=CHAMPION)
+        return target._replace(arm=CHAMPION)
     mine, other = target.other_wording or target.wording, target.wording
-    swapped = replace(target, adapter=target.beside, beside=target.adapter, wording=mine, other_wording=other)
-    return replace(swapped, arm=CHALLENGER)
+    swapped = target._replace(adapter=target.beside, beside=target.adapter, wording=mine, other_wording=other)
+    return swapped._replace(arm=CHALLENGER)
 
 
 def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:

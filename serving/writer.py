@@ -47,7 +47,7 @@ class Submission(NamedTuple):
 
 
 class RecordWriter:
-    """Holds the thread and what waits for it. `limit` is how many submissions may wait before new requests are refused."""
+    """Holds the thread and what waits for it. With `limit` submissions waiting, new requests are refused."""
 
     def __init__(self, database: Engine, *, limit: int) -> None:
         self.database = database

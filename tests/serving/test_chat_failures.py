@@ -162,7 +162,7 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
 def test_slow_stream_is_kept_alive_by_comments_that_stock_clients_pass_over(
     ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.stream.HEARTBEAT_SECONDS", scripted_engine.PAUSE / 3)
+    monkeypatch.setattr("serving.heartbeat.SECONDS", scripted_engine.PAUSE / 3)
     assert ask("slow", stream=True).text.count(": keep-alive\n\n") in (1, 2, 3)
     assert "keep-alive" not in ask("cite", stream=True).text
     with openai.OpenAI(base_url=f"{scripted.url}/v1", api_key=scripted.key) as client:

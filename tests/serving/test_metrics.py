@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -64,7 +63,7 @@ def test_a_chat_of_an_experiment_is_counted_for_its_arm(
     api: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = served.app.state.appliance.live.target
-    monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: replace(target(name, **who), arm="challenger"))
+    monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: target(name, **who)._replace(arm="challenger"))
     chat(api, stream=True).raise_for_status()
     told, arm = figures(api), {"alias": "flywheel-plain", "arm": "challenger"}
     assert told[at("flywheel_chats_total", **arm, route="plain", status="finished")] == 1

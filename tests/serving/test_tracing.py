@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -92,7 +91,7 @@ def test_a_chat_is_a_span_with_the_conventions_names_and_without_words(
         refused = api.post("/v1/chat/completions", json=body | {"logit_bias": "nonsense"})
         target = found.app.state.appliance.live.target
         in_arm = {"arm": "challenger", "experiment_id": "exp-1"}
-        monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: replace(target(name, **who), **in_arm))
+        monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: target(name, **who)._replace(**in_arm))
         api.post("/v1/chat/completions", json=body | {"stream": True})
         collector.open.set()
         done = answer.json()
