@@ -66,7 +66,7 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
     import uvicorn  # noqa: PLC0415
 
     from serving.app import build_app  # noqa: PLC0415
-    from serving.http import JoinedWrites  # noqa: PLC0415
+    from serving.http import ClientConnection  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it is done: that is no error
         signal.signal(number, lambda *_: None)
@@ -75,7 +75,7 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         loop="uvloop",
-        http=JoinedWrites,
+        http=ClientConnection,
         lifespan="on",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,7 @@ from serving.access import Caller
 from serving.appliance import Appliance
 from serving.caps import check_prompt
 from serving.graph import routed_answer
+from serving.http import WHEN_GONE
 from serving.idempotency import HEADER
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
 from serving.stored import completion_body, replay_headers, whole_events
@@ -75,7 +76,7 @@ class ChatCompletions:
         caller: Caller = scope["state"]["caller"]
         with appliance.live.speaking(turn.target.adapter), appliance.limits.under_way(caller.key):
             try:
-                await _until_gone(Answer(appliance, turn, send).run(), receive)
+                await _until_gone(Answer(appliance, turn, send).run(), scope, receive)
             finally:
                 if caller.key is not None:
                     appliance.limits.spend(caller.key, turn.tokens)
@@ -169,24 +170,43 @@ async def read_body(receive: Receive, *, limit: int) -> bytes:
     return body
 
 
-async def _until_gone(answer: Coroutine[None, None, None], receive: Receive) -> None:
+async def _until_gone(answer: Coroutine[None, None, None], scope: Scope, receive: Receive) -> None:
     """Run `answer` to its end, or cancel it when the client goes away."""
     ours = asyncio.current_task()
     assert ours is not None
     gone = False
 
-    async def wait_for_leave() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         ours.cancel()
 
-    leaving = asyncio.create_task(wait_for_leave())
+    extension = scope.get("extensions", {}).get(WHEN_GONE)
+    when_gone = extension["tell"] if extension else Listener(receive)
+    when_gone(leave)
     try:
         await answer
     except asyncio.CancelledError:
         if not gone or ours.uncancel():  # somebody else wants us to end as well
             raise
     finally:
-        leaving.cancel()
+        when_gone(None)
+
+
+class Listener:
+    """Calls back when the client has gone away, over ASGI alone: for servers that are not ours."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
+
+    def __call__(self, call: Callable[[], None] | None) -> None:
+        if call is not None:
+            self._listening = asyncio.create_task(self._listen(call))
+        elif self._listening is not None:
+            self._listening.cancel()
+
+    async def _listen(self, call: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        call()

@@ -162,7 +162,7 @@ class serving_on:  # noqa: N801  used as a function
 
         from serving.__main__ import listen
         from serving.app import build_app
-        from serving.http import JoinedWrites
+        from serving.http import ClientConnection
         from serving.records import open_records
 
         listener = listen(self.settings)
@@ -171,7 +171,7 @@ class serving_on:  # noqa: N801  used as a function
             _, key = create_local_key(session, tenant=self.settings.tenant, lifetime=timedelta(hours=2))
         app = build_app(self.settings, records)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5, http=JoinedWrites
+            app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5, http=ClientConnection
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, name="serving")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from flywheel.interactions import Choice
 from serving.choices import StreamedChoices, length_of, whole_choices, words_of, worth_keeping_whole
 
@@ -25,6 +27,16 @@ def streamed(raw: bytes) -> list[Choice]:
 
 def call(**piece: Any) -> dict[str, Any]:
     return {"index": 0, "delta": {"tool_calls": [piece]}}
+
+
+@pytest.mark.parametrize("between", [b"", b": keep-alive\n\n"])
+def test_events_that_came_together_say_what_they_say_one_by_one(between: bytes) -> None:
+    first = events({"index": 0, "delta": {"role": "assistant", "content": "data: {"}}).removesuffix(b"data: [DONE]\n\n")
+    last = events({"index": 0, "delta": {"content": "}\n\ndata: x,"}, "finish_reason": "stop"})
+    found = StreamedChoices()
+    found.keep(first + between + last)
+    assert found.so_far() == streamed(first + last)
+    assert words_of(found.so_far()) == "data: {}\n\ndata: x,"
 
 
 def test_choices_that_come_in_turns_are_told_apart() -> None:

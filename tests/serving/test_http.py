@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from serving.http import Joined
+import uvicorn
+from uvicorn.server import ServerState
+
+from serving.chat import Listener
+from serving.http import ClientConnection, Joined
 
 
 class Kept:
@@ -22,6 +26,10 @@ class Kept:
 
     def is_closing(self) -> bool:
         return "closed" in self.told
+
+
+async def nobody(*_: Any) -> None:
+    """An app that is never asked."""
 
 
 async def joined() -> tuple[Any, Kept]:
@@ -62,3 +70,37 @@ def test_closing_sends_what_waits_first() -> None:
         assert transport.is_closing()  # everything else is the transport's own
 
     asyncio.run(run())
+
+
+def test_who_answers_is_told_at_once_that_the_client_is_gone_also_when_it_went_before() -> None:
+    async def run() -> None:
+        connection = ClientConnection(uvicorn.Config(nobody, log_config=None), ServerState(), {})
+        connection.transport = cast(Any, Kept())
+        told: list[str] = []
+        connection.when_gone(lambda: told.append("said all"))
+        connection.when_gone(None)
+        connection.when_gone(lambda: told.append("went"))
+        connection.connection_lost(ConnectionResetError())
+        connection.when_gone(lambda: told.append("had gone"))
+        assert told == ["went", "had gone"]
+
+    asyncio.run(run())
+
+
+def test_listener_hears_of_it_from_any_server() -> None:
+    messages = iter([{"type": "http.request"}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def run(*, listening: bool) -> list[str]:
+        told: list[str] = []
+        listener = Listener(receive)
+        listener(lambda: told.append("went"))
+        if not listening:
+            listener(None)
+        await asyncio.sleep(0.01)
+        return told
+
+    assert asyncio.run(run(listening=False)) == []
+    assert asyncio.run(run(listening=True)) == ["went"]
