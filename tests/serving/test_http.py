@@ -28,7 +28,7 @@ class Kept:
         return "closed" in self.told
 
 
-async def nobody(*_: Any) -> None:
+async def nobody(_scope: Any, _receive: Any, _send: Any) -> None:
     """An app that is never asked."""
 
 
