@@ -19,7 +19,7 @@ import orjson
 import uuid_utils
 from alembic import command
 from alembic.config import Config
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import JSON, Connection, DateTime, Dialect, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -72,9 +72,15 @@ class JsonOf(TypeDecorator[Any]):
 def to_json(value: Any) -> str:
     """JSON as it is stored."""
     try:
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value, default=_plain).decode()
     except TypeError:  # a whole number of more than 64 bits, or half of a surrogate pair
-        return json.dumps(value)
+        return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def now() -> datetime:

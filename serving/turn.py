@@ -31,13 +31,15 @@ INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
 CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]
 ASK = insert(INTERACTION)
 OFFER = insert(CANDIDATE)
-WORDS = ("passages", "answer", "answer_words", "choices")
-TIMES = ("first_token_at", "finished_at", "answer_seconds", "first_token_seconds")
-CLOSING = (*WORDS, "status", "finish_reason", "error", "prompt_tokens", "completion_tokens")
+CLOSING = (
+    *("passages", "answer", "answer_words", "choices"),
+    *("status", "finish_reason", "error", "prompt_tokens", "completion_tokens"),
+    *("first_token_at", "finished_at", "answer_seconds", "first_token_seconds"),
+)
 CLOSE = (
     update(INTERACTION)
     .where(INTERACTION.c.id == bindparam("completion_id"), INTERACTION.c.status == OPEN)
-    .values({name: bindparam(f"new_{name}") for name in (*CLOSING, *TIMES)})
+    .values({name: bindparam(f"new_{name}") for name in CLOSING})
 )
 SAVE = (
     update(INTERACTION)
@@ -204,29 +206,27 @@ class Turn:
         `values` are error, prompt_tokens, completion_tokens, where known. A row without its words gets only counts.
         """
         self.prompt_tokens, self.completion_tokens = values.get("prompt_tokens"), values.get("completion_tokens")
-        whole: dict[str, Any] = {**values, "status": status, "passages": [], "finish_reason": None}
-        if choices:
-            whole["finish_reason"], whole["answer_words"] = choices[0].finish_reason, length_of(choices)
-        if not self.kept and whole.get("error"):
-            whole["error"] = "It failed; store=false, so the reason, which may hold words, is not kept."
-        if self.kept:
-            whole["passages"] = self.passages
-            whole["answer"] = storable(words_of(choices)) if choices else None
-            whole["choices"] = choices if worth_keeping_whole(choices) else None
-        row = {f"new_{name}": whole.get(name) for name in CLOSING}
-        times = {f"new_{name}": value for name, value in self._times(status).items()}
-        close = Write(CLOSE, {"completion_id": self.completion_id, **row, **times})
-        others = choices[1:] if status == "finished" and self.kept else []
-        return [close, *(self._candidate(choice) for choice in others if choice.message.get("content"))]
-
-    def _times(self, status: str) -> dict[str, datetime | float | None]:
-        over, first = now(), self.first_token_at
-        return {
-            "first_token_at": first,
-            "finished_at": over,
-            "answer_seconds": (over - self.asked_at).total_seconds() if status == "finished" else None,
-            "first_token_seconds": (first - self.asked_at).total_seconds() if first else None,
+        error, over, first = values.get("error"), now(), self.first_token_at
+        if not self.kept and error:
+            error = "It failed; store=false, so the reason, which may hold words, is not kept."
+        close = {
+            "completion_id": self.completion_id,
+            "new_passages": self.passages if self.kept else [],
+            "new_answer": storable(words_of(choices)) if choices and self.kept else None,
+            "new_answer_words": length_of(choices) if choices else None,
+            "new_choices": choices if self.kept and worth_keeping_whole(choices) else None,
+            "new_status": status,
+            "new_finish_reason": choices[0].finish_reason if choices else None,
+            "new_error": error,
+            "new_prompt_tokens": self.prompt_tokens,
+            "new_completion_tokens": self.completion_tokens,
+            "new_first_token_at": first,
+            "new_finished_at": over,
+            "new_answer_seconds": (over - self.asked_at).total_seconds() if status == "finished" else None,
+            "new_first_token_seconds": (first - self.asked_at).total_seconds() if first else None,
         }
+        others = choices[1:] if status == "finished" and self.kept else []
+        return [Write(CLOSE, close), *(self._candidate(choice) for choice in others if choice.message.get("content"))]
 
     def _candidate(self, choice: Choice) -> Write:
         """Another choice; the other variant's, where two were asked."""

@@ -22,7 +22,9 @@ from sqlalchemy import Dialect, Engine, Executable
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.types import TypeEngine
 
+from flywheel.database import JsonOf, to_json
 from flywheel.errors import FlywheelError, UnavailableError
 
 GROUP_LIMIT = 256
@@ -168,10 +170,8 @@ class Prepared:
         self.sql = str(compiled)
         self._positional = bool(compiled.positiontup)
         self._constants = {name: value for name, value in compiled.params.items() if name not in write.values}
-        self._columns = [
-            (name, bind.type.dialect_impl(dialect).bind_processor(dialect))
-            for name, bind in ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.params)
-        ]
+        binds = ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.params)
+        self._columns = [(name, _conversion(bind.type, dialect)) for name, bind in binds]
 
     def row(self, values: Mapping[str, Any]) -> Any:
         """The values as the driver takes them."""
@@ -179,6 +179,17 @@ class Prepared:
         if self._positional:
             return tuple([given[name] if to is None else to(given[name]) for name, to in self._columns])
         return {name: given[name] if to is None else to(given[name]) for name, to in self._columns}
+
+
+def _conversion(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What makes a value one that the driver takes. JSON that serving made itself is not checked once more."""
+    if isinstance(kind, JsonOf) and dialect.name == "sqlite":
+        return _json
+    return kind.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else to_json(value)
 
 
 def _settle(group: list[Submission], error: FlywheelError | None) -> None:

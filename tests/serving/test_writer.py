@@ -13,7 +13,7 @@ from flywheel.database import new_id, now
 from flywheel.errors import UnavailableError
 from flywheel.feedback import Feedback
 from flywheel.interactions import Interaction, close_interrupted
-from serving.turn import ASK, CLOSE, CLOSING, TIMES
+from serving.turn import ASK, CLOSE, CLOSING
 from serving.writer import RecordWriter, Write
 
 
@@ -136,9 +136,8 @@ def test_feedback_may_follow_its_interaction_in_the_same_group(writer: RecordWri
 def test_row_is_closed_in_the_commit_that_opens_it_and_only_once(writer: RecordWriter, database: Engine) -> None:
     def close(answer: str) -> Write:
         values = dict.fromkeys((f"new_{name}" for name in CLOSING), None)
-        times = {f"new_{name}": None for name in TIMES} | {"new_finished_at": now()}
-        said = {"new_answer": answer, "new_status": "finished", "new_passages": []}
-        return Write(CLOSE, {"completion_id": "a", **values, **times, **said})
+        said = {"new_answer": answer, "new_status": "finished", "new_passages": [], "new_finished_at": now()}
+        return Write(CLOSE, {"completion_id": "a", **values, **said})
 
     async def write() -> None:
         await asyncio.gather(writer.submit(close("too early")), writer.submit(asked("a"), close("first")))
