@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         self._heard, self._silence = now, silence
         self._deadline = now + within if within is not None else None
-        self._watch = self._loop.call_at(min(now + silence, self._deadline or now + silence), self._look)
+        self._look_at(min(now + silence, self._deadline or now + silence))
         if self._transport is not None:
             self._transport.write(request)
 
@@ -215,18 +215,27 @@ class Connection(asyncio.Protocol):
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(error)
 
+    def _look_at(self, due: float) -> None:
+        """See to it that somebody looks then. A look that is due earlier goes on to it: most answers need no timer."""
+        if self._watch is None or self._watch.when() > due:
+            self._rest()
+            self._watch = self._loop.call_at(due, self._look)
+
     def _look(self) -> None:
         """Whether it has been silent, or has taken, too long."""
+        self._watch = None
         now, due = self._loop.time(), self._heard + self._silence
         if self._paused:  # it is us who do not read
             due = now + self._silence
         if self._deadline is not None:
             due = min(due, self._deadline)
-        if now < due:
-            self._watch = self._loop.call_at(due, self._look)
+        if self._complete:
             return
-        self._fail(TimeoutError("it took too long"))
-        self.abort()
+        if now < due:
+            self._look_at(due)
+        else:
+            self._fail(TimeoutError("it took too long"))
+            self.abort()
 
     def _rest(self) -> None:
         if self._watch is not None:
@@ -267,4 +276,3 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete, self._keep = True, bool(self._parser.should_keep_alive())
-        self._rest()

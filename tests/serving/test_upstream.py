@@ -194,6 +194,28 @@ def test_silence_and_a_whole_that_takes_too_long_end_in_time() -> None:
     run(trickle, test)
 
 
+def test_patience_of_one_request_is_not_that_of_the_next_on_the_same_connection() -> None:
+    async def once(writer: asyncio.StreamWriter, request: bytes) -> None:
+        if b"silent" not in request:
+            await whole(writer, request)
+
+    async def test(upstream: Upstream, server: Scripted) -> None:
+        for limits in ({"silence": 0.3, "within": None}, {"silence": 60.0, "within": 0.3}):
+            await asked(upstream, silence=60.0)
+            begun = time.perf_counter()
+            with pytest.raises(TimeoutError):
+                async with upstream.ask("POST", "/silent", **limits):
+                    pass
+            assert 0.25 < time.perf_counter() - begun < 2
+        assert server.connections == 2
+        await asked(upstream, silence=0.2)
+        await asyncio.sleep(0.4)  # idle, and nobody waits for anything
+        await asked(upstream)
+        assert server.connections == 3
+
+    run(once, test)
+
+
 def test_engine_waits_for_a_client_that_does_not_read() -> None:
     sent = 0
 
