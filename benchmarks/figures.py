@@ -48,12 +48,13 @@ def show(figures: list[Figure], title: str, *, as_json: bool) -> None:
         print(json.dumps([asdict(figure) for figure in figures], indent=2, ensure_ascii=False))
         return
     table = Table(title=title)
-    for column in ("figure", "value", "unit", "peer", "peer value", "target", "holds"):
+    for column in ("figure", "value", "unit", "peer", "peer value", "ratio", "target", "holds"):
         table.add_column(column, justify="right" if "value" in column else "left")
     for f in figures:
         peer_value = "" if f.peer_value is None else f"{f.peer_value:,.2f}"
+        ratio = "" if f.ratio is None else f"{f.ratio:,.3f}"
         holds = "" if f.holds is None else "yes" if f.holds else "[bold red]no[/]"
-        table.add_row(f.figure, f"{f.value:,.2f}", f.unit, f.peer or "", peer_value, f.target or "", holds)
+        table.add_row(f.figure, f"{f.value:,.2f}", f.unit, f.peer or "", peer_value, ratio, f.target or "", holds)
     console = Console()
     # Piped, rich would fold every row into eighty columns.
     Console(width=console.width if console.is_terminal else 160).print(table)

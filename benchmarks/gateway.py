@@ -103,7 +103,7 @@ async def _ready(gateway: Gateway, home: Path, engine: str, *, divided: bool) ->
 
 
 def _headers(gateway: Gateway) -> dict[str, str] | None:
-    body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}], "user": "ann"}
+    body = {"model": gateway.model, "messages": [{"role": "user", "content": "hello"}], "user": "ann", "max_tokens": 1}
     try:
         answer = httpx.post(
             f"{gateway.url}/chat/completions", json=body, headers={"authorization": f"Bearer {gateway.key}"}

@@ -6,7 +6,7 @@ it is over. Its `id` is the completion id that clients see; everything later (fe
     asked ─→ finished      the whole answer was produced
           ├→ cancelled     the client went away; the text holds what was sent
           ├→ failed        the engine or we could not answer; `error` says why
-          └→ interrupted   the process died; closed on the next start
+          └→ interrupted   the process died; closed on the next start, or by another serving
 
 `content` says whether the row still holds words: `kept`, `withheld` (the client said store=false: counters only), or
 `deleted` (`flywheel/erasure.py`). Without words there is nothing to review and nothing to train on.
@@ -14,12 +14,12 @@ it is over. Its `id` is the completion id that clients see; everything later (fe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import CheckConstraint, Index, Text, text, update
+from sqlalchemy import CheckConstraint, Index, Text, or_, text, update
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from flywheel.database import JsonOf, UtcTime, now
@@ -101,6 +101,8 @@ class Interaction(SQLModel, table=True):
     """What the engine was really asked, passages included."""
     passages: list[Passage] = Field(default_factory=list, sa_type=JsonOf(list[Passage]))
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonOf(dict[str, Any]))
+    serving: str | None = None
+    """The process that answers: while the row is open, nobody else closes it as long as that one lives."""
     answer: str | None = Field(default=None, sa_type=Text)
     """The words of choice 0."""
     answer_words: int | None = None
@@ -174,11 +176,14 @@ def stored_completions(
     return list(session.exec(query.order_by(key.desc() if newest_first else key).limit(limit)))
 
 
-def close_interrupted(session: Session) -> int:
-    """Close every row that a dead process left open. Returns how many; serving calls it before it listens."""
+def close_interrupted(session: Session, *, alive: Collection[str] = ()) -> int:
+    """Close every row that a dead process left open: all but those of servings that are `alive`. Returns how many."""
     closed = session.execute(
         update(Interaction)
-        .where(col(Interaction.status) == OPEN)
+        .where(
+            col(Interaction.status) == OPEN,
+            or_(col(Interaction.serving).is_(None), col(Interaction.serving).not_in(alive)),
+        )
         .values(status="interrupted", finished_at=now(), error="The process ended before the answer was complete.")
     )
     return int(closed.rowcount)  # type: ignore[attr-defined]

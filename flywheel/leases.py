@@ -1,7 +1,8 @@
 """Lease: a name that one holder has for a while. Who holds it renews it; who dies is succeeded when its time is over.
 
-`engines` is held by the one serving that changes engines (serving/leadership.py). `adapter NAME` is held by an
-operator's wish: engines keep that adapter loaded although the records alone do not call for it.
+`engines` is held by the one serving that changes engines (serving/leadership.py). `serving HOST:PORT` is held by each
+serving while it lives: rows that it left open are closed once that is over. `adapter NAME` is held by an operator's
+wish: engines keep that adapter loaded although the records alone do not call for it.
 
 Invariant: the database decides, in one statement, so two never hold a name at once. The moments are the holders' own:
 the clocks of machines that share a database have to agree, as they have to for training runs.
@@ -19,6 +20,7 @@ from flywheel.database import UtcTime, now
 
 ENGINES = "engines"
 ADAPTER = "adapter "
+SERVING = "serving "
 
 
 class Lease(SQLModel, table=True):
@@ -43,9 +45,22 @@ def take_lease(session: Session, *, name: str, holder: str, seconds: float) -> b
     return session.execute(statement.returning(col(Lease.name))).first() is not None
 
 
-def release_lease(session: Session, *, name: str, holder: str) -> None:
-    """Let go of it; somebody else's stays."""
-    session.execute(delete(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder))
+def release_lease(session: Session, *, name: str, holder: str | None = None) -> None:
+    """Let go of it; somebody else's stays, unless whose it is does not matter."""
+    theirs = [] if holder is None else [col(Lease.holder) == holder]
+    session.execute(delete(Lease).where(col(Lease.name) == name, *theirs))
+
+
+def servings_alive(session: Session) -> list[str]:
+    """The holders of servings' leases that are not over."""
+    query = select(Lease.holder).where(col(Lease.name).startswith(SERVING), col(Lease.expires_at) > now())
+    return list(session.exec(query))
+
+
+def leases_of_the_dead(session: Session) -> list[Lease]:
+    """Those of servings that are over, and that nobody let go of."""
+    query = select(Lease).where(col(Lease.name).startswith(SERVING), col(Lease.expires_at) <= now())
+    return list(session.exec(query))
 
 
 def adapters_asked_for(session: Session) -> list[str]:

@@ -22,11 +22,11 @@ from serving.appliance import Appliance
 from serving.caps import check_prompt
 from serving.graph import routed_answer
 from serving.http import WHEN_GONE
-from serving.idempotency import HEADER
+from serving.idempotency import HEADER, Claim
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
 from serving.stored import completion_body, replay_headers, whole_events
 from serving.stream import DONE, note_lost, speak
-from serving.turn import Claim, Turn, open_turn
+from serving.turn import Turn, open_turn
 
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 

@@ -18,10 +18,17 @@ from sqlmodel import select
 from flywheel.database import writing
 from flywheel.interactions import KEPT, OPEN, Interaction
 from serving.protocol import UNDER_WAY, RequestError
-from serving.turn import Claim
 
 LONGEST_KEY = 255
 HEADER = b"idempotency-key"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A client's idempotency key, and the hash of the body it came with."""
+
+    key: str
+    body_hash: str
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 import time
 
@@ -19,20 +20,30 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import new_id, writing
-from flywheel.leases import ENGINES, release_lease, take_lease
+from flywheel.leases import ENGINES, SERVING, release_lease, take_lease
+from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 5.0
+LIFE_SECONDS = 60.0
+"""Without a sign of life after which a serving counts as dead, and its open rows are closed. Longer than a busy machine
+may keep it from giving one: a row that was closed so is not changed again."""
+
+
+def life_lease(settings: Settings) -> str:
+    """The name of the lease that says that a serving lives: of who has the port, since two cannot have it."""
+    return f"{SERVING}{socket.gethostname()}:{settings.serving.port}"
 
 
 class Leadership:
     """This serving's claim to lead."""
 
-    def __init__(self, database: Database, *, tick_seconds: float) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self.holder = new_id("serving")
+        self._life = life_lease(settings) if settings.serving.port else SERVING + self.holder
         self._database = database
-        self._seconds = max(LEASE_SECONDS, 2.5 * tick_seconds)
+        self._seconds = max(LEASE_SECONDS, 2.5 * settings.serving.reconcile_seconds)
         self._until = 0.0
         self._closed = False
         self._one_at_a_time = threading.Lock()
@@ -43,7 +54,7 @@ class Leadership:
         return time.monotonic() < self._until
 
     async def renewed(self) -> bool:
-        """Whether it leads now; asks the database when half of the lease is over."""
+        """Whether it leads now, and a sign of life; asks the database when half of the lease is over."""
         if self._until - time.monotonic() > self._seconds / 2:
             return True
         return await asyncio.to_thread(self._renew)
@@ -55,6 +66,7 @@ class Leadership:
             led, asked = self.held, time.monotonic()
             try:
                 with writing(self._database) as session:
+                    take_lease(session, name=self._life, holder=self.holder, seconds=LIFE_SECONDS)
                     leads = take_lease(session, name=ENGINES, holder=self.holder, seconds=self._seconds)
             except SQLAlchemyError as error:  # a full disk, say: it leads as long as nobody else can
                 log.warning("leadership: the lease cannot be renewed: %s", str(error).splitlines()[0])
@@ -69,4 +81,5 @@ class Leadership:
         with self._one_at_a_time:
             self._closed, self._until = True, 0.0
             with writing(self._database) as session:
-                release_lease(session, name=ENGINES, holder=self.holder)
+                for name in (ENGINES, self._life):
+                    release_lease(session, name=name, holder=self.holder)

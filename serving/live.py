@@ -156,7 +156,7 @@ class LiveAliases:
         self.engine_is_back = asyncio.Event()
         """One that was dead takes connections again: there is work before the next tick."""
         self.watches = {engine.url: Watch() for engine in engines.all}
-        self.leadership = Leadership(database, tick_seconds=settings.serving.reconcile_seconds)
+        self.leadership = Leadership(database, settings)
         self.merged_until = time.monotonic()
         """When merged weights were last in service here; at first, when this process began."""
         self._database = database

@@ -43,6 +43,7 @@ from serving.evidence import look_at_running
 from serving.fingerprint import warm_and_check
 from serving.live import BaseModel, Watch
 from serving.merged import reconcile_merged
+from serving.records import close_after_the_dead
 
 if TYPE_CHECKING:
     from serving.appliance import Appliance
@@ -111,6 +112,8 @@ async def reconcile_once(appliance: Appliance) -> None:
     live = appliance.live
     await live.refresh()
     leads, identity = await live.leadership.renewed(), live.standing.identity
+    if leads:
+        await asyncio.to_thread(close_after_the_dead, appliance.database)
     lost = not (identity and (appliance.settings.adapters_folder / identity).is_dir())
     if leads and lost and live.base_model is not None:
         await asyncio.to_thread(publish_identity, appliance.database, appliance.settings, live.base_model)

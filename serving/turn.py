@@ -23,6 +23,7 @@ from flywheel.settings import Settings
 from flywheel.statistics.assignment import unit_interval
 from serving.caps import check_asked
 from serving.choices import length_of, words_of, worth_keeping_whole
+from serving.idempotency import Claim
 from serving.live import LiveAliases, Target
 from serving.protocol import ChatBody
 from serving.writer import Write
@@ -52,14 +53,6 @@ OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identif
 """Fields of the body that are ours, or that are built anew for the engine."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A client's idempotency key, and the hash of the body it came with."""
-
-    key: str
-    body_hash: str
-
-
 @dataclass
 class Turn:
     request_id: str
@@ -84,6 +77,8 @@ class Turn:
     index_version: str | None = None
     router_version: str | None = None
     claim: Claim | None = None
+    serving: str | None = None
+    """The process that answers."""
     asked: bool = False
     """The row is with the writer: it has to be closed."""
     outcome: str | None = None
@@ -181,6 +176,7 @@ class Turn:
                 "prompt_version": self.prompt_version,
                 "index_version": self.index_version,
                 "router_version": self.router_version,
+                "serving": self.serving,
                 "messages": self.view.messages if self.kept else [],
                 "prompt": self.prompt if self.kept else None,
                 "passages": self.passages if self.kept else [],
@@ -274,6 +270,7 @@ def open_turn(
         unit=unit,
         parameters=_parameters(body, view, settings),
         prompt=view.messages,
+        serving=live.leadership.holder,
     )
     if turn.target.beside is not None:
         turn.target = in_random_order(turn.target, turn.handle)

@@ -13,6 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from flywheel.database import reading
+from flywheel.interactions import Interaction
+from flywheel.leases import servings_alive
 from tests.conftest import Served, wait_until
 
 pytestmark = pytest.mark.engine
@@ -45,6 +48,14 @@ def test_asked_row_is_committed_when_the_first_byte_arrives(api: httpx.Client, s
         told = events(response)  # kept: a generator that is dropped closes the stream behind it
         first = json.loads(next(told))
         assert stored(served, first["id"])[0] == "asked"
+
+
+def test_row_names_the_serving_that_answers_and_that_one_has_given_a_sign_of_life(
+    api: httpx.Client, served: Served
+) -> None:
+    completion_id = api.post("/v1/chat/completions", json={**LONG, "max_tokens": 1, "stream": False}).json()["id"]
+    with reading(served.database) as session:
+        assert [session.get_one(Interaction, completion_id).serving] == servings_alive(session)
 
 
 def test_finished_row_is_committed_when_done_arrives(api: httpx.Client, served: Served) -> None:
