@@ -14,15 +14,16 @@ from sqlalchemy.exc import OperationalError
 
 from benchmarks.made_lora import publish_lora
 from flywheel.base_model import base_model_hash
-from flywheel.database import open_database, writing
+from flywheel.database import open_database, reading, writing
+from flywheel.interactions import OPEN, Interaction
 from flywheel.settings import STARTER, load_settings
 from serving import leadership
 from serving.engine import Engine
-from serving.leadership import LEASE_SECONDS
+from serving.leadership import LEASE_SECONDS, LIFE_SECONDS
 from serving.reconcile import DRAIN_SECONDS, WATCH_SECONDS, reconcile_forever, watch_engines
 from tests.conftest import free_port, wait_until
 from tests.made_control import Control
-from tests.made_records import made_adapter
+from tests.made_records import made_adapter, made_interaction
 from tests.serving.scripted_replicas import LOG_PROBS, URLS, Clock, Replica
 
 
@@ -30,7 +31,7 @@ class Servings:
     """Two of them before the same two replicas."""
 
     def __init__(self, home: Path, database: Database, clock: Clock) -> None:
-        self.settings = load_settings(home=home, base_model=str(STARTER), engine={"urls": URLS})
+        self.settings = load_settings(home=home, base_model=str(STARTER), engine={"urls": URLS}, serving={"port": 0})
         self.database, self.clock = database, clock
         self.held: list[dict[str, str]] = [{}, {}]
         self.leader, self.observer = self.serving(), self.serving()
@@ -96,6 +97,23 @@ def test_an_observer_leads_once_the_lease_is_over_or_let_go(servings: Servings) 
     assert servings.leader.live.leadership.held
     servings.observer.tick()
     assert not servings.observer.live.leadership.held
+
+
+def test_what_a_serving_was_answering_when_it_died_is_closed_by_the_one_that_leads(servings: Servings) -> None:
+    servings.observer.tick()
+    holders = [one.live.leadership.holder for one in (servings.leader, servings.observer)]
+    with writing(servings.database) as session:
+        rows = [made_interaction(session, status=OPEN, answer=None, serving=holder).id for holder in holders]
+
+    def states() -> list[str]:
+        with reading(servings.database) as session:
+            return [session.get_one(Interaction, row).status for row in rows]
+
+    for seconds, expected in ((LEASE_SECONDS, [OPEN, OPEN]), (LIFE_SECONDS, ["interrupted", OPEN])):
+        servings.clock.ahead += seconds
+        servings.observer.tick()
+        assert servings.observer.live.leadership.held
+        assert states() == expected
 
 
 def test_a_clean_stop_lets_go_of_the_lease(servings: Servings) -> None:
