@@ -120,7 +120,7 @@ def main() -> None:
                     streams=STREAMS[arguments.base_model],
                 )
             )
-        shapes = module_shapes(load_settings().base_model_path)
+        shapes = module_shapes(load_settings(home=scratch).base_model_path)
     size = sum(outputs * inputs for outputs, inputs in shapes.values()) / 1e6
     title = f"Before a real vLLM of {size:,.1f} million weights, {arguments.at_once} streams of {TOKENS} tokens"
     show(figures, title, as_json=arguments.json)

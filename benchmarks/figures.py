@@ -49,7 +49,7 @@ def show(figures: list[Figure], title: str, *, as_json: bool) -> None:
         return
     table = Table(title=title)
     for column in ("figure", "value", "unit", "peer", "peer value", "ratio", "target", "holds"):
-        table.add_column(column, justify="right" if "value" in column else "left")
+        table.add_column(column, justify="right" if "value" in column or column == "ratio" else "left")
     for f in figures:
         peer_value = "" if f.peer_value is None else f"{f.peer_value:,.2f}"
         ratio = "" if f.ratio is None else f"{f.ratio:,.3f}"

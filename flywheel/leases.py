@@ -46,7 +46,7 @@ def take_lease(session: Session, *, name: str, holder: str, seconds: float) -> b
 
 
 def release_lease(session: Session, *, name: str, holder: str | None = None) -> None:
-    """Let go of it; somebody else's stays, unless whose it is does not matter."""
+    """Let go of it; somebody else's stays. Without a holder it goes, whoever has it."""
     theirs = [] if holder is None else [col(Lease.holder) == holder]
     session.execute(delete(Lease).where(col(Lease.name) == name, *theirs))
 

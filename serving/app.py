@@ -95,6 +95,7 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
 
     app = Api(title="Flywheel", version="0.1.0", lifespan=lifespan)
     app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings)))
+    # What is left for the framework: the path in its list, and 405 for another method.
     app.router.routes.append(Route(CHATS, ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)

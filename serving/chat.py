@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -21,7 +21,7 @@ from serving.access import Caller
 from serving.appliance import Appliance
 from serving.caps import check_prompt
 from serving.graph import routed_answer
-from serving.http import WHEN_GONE
+from serving.http import teller
 from serving.idempotency import HEADER, Claim
 from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
 from serving.stored import completion_body, replay_headers, whole_events
@@ -181,8 +181,7 @@ async def _until_gone(answer: Coroutine[None, None, None], scope: Scope, receive
         gone = True
         ours.cancel()
 
-    extension = scope.get("extensions", {}).get(WHEN_GONE)
-    when_gone = extension["tell"] if extension else Listener(receive)
+    when_gone = teller(scope, receive)
     when_gone(leave)
     try:
         await answer
@@ -191,22 +190,3 @@ async def _until_gone(answer: Coroutine[None, None, None], scope: Scope, receive
             raise
     finally:
         when_gone(None)
-
-
-class Listener:
-    """Calls back when the client has gone away, over ASGI alone: for servers that are not ours."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._listening: asyncio.Task[None] | None = None
-
-    def __call__(self, call: Callable[[], None] | None) -> None:
-        if call is not None:
-            self._listening = asyncio.create_task(self._listen(call))
-        elif self._listening is not None:
-            self._listening.cancel()
-
-    async def _listen(self, call: Callable[[], None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        call()

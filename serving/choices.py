@@ -51,10 +51,10 @@ def _chunks(events: bytes) -> list[dict[str, Any]]:
     else stands between them (a comment)."""
     listed = events.removesuffix(b"data: [DONE]\n\n")[len(b"data: ") :].rstrip().replace(b"\n\ndata: ", b",")
     try:
-        found: list[dict[str, Any]] = orjson.loads(b"[" + listed + b"]")
+        found = orjson.loads(b"[" + listed + b"]")
     except orjson.JSONDecodeError:
-        return [orjson.loads(event[6:]) for event in events.split(b"\n\n") if event.startswith(b"data: {")]
-    return found
+        found = [orjson.loads(event[6:]) for event in events.split(b"\n\n") if event.startswith(b"data: {")]
+    return [chunk for chunk in found if isinstance(chunk, dict)]
 
 
 def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:

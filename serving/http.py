@@ -11,10 +11,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+Tell = Callable[[Callable[[], None] | None], None]
+"""Takes what to call when the client has gone away, or None when all is said."""
 WHEN_GONE = "flywheel.when_gone"
-"""The ASGI extension. Its `tell` takes what to call when the client has gone away, or None when all is said."""
+"""The ASGI extension; its `tell` is a Tell."""
+
+
+def teller(scope: Scope, receive: Receive) -> Tell:
+    """The connection's own way to tell that its client is gone; for a server that is not ours a task that listens."""
+    extension = scope.get("extensions", {}).get(WHEN_GONE)
+    return extension["tell"] if extension else Listener(receive)
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -41,6 +50,25 @@ class ClientConnection(HttpToolsProtocol):
         self._gone = call
         if call is not None and self._lost:
             call()
+
+
+class Listener:
+    """Calls back when the client has gone away, over ASGI alone: for servers that are not ours."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
+
+    def __call__(self, call: Callable[[], None] | None) -> None:
+        if call is not None:
+            self._listening = asyncio.create_task(self._listen(call))
+        elif self._listening is not None:
+            self._listening.cancel()
+
+    async def _listen(self, call: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        call()
 
 
 class Joined:

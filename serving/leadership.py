@@ -32,7 +32,11 @@ may keep it from giving one: a row that was closed so is not changed again."""
 
 
 def life_lease(settings: Settings) -> str:
-    """The name of the lease that says that a serving lives: of who has the port, since two cannot have it."""
+    """The name of the lease that says that a serving lives: of who has the port, since two cannot have it.
+
+    Not covered: two machines of one name, and a successor that takes the port while its predecessor, told to stop,
+    still finishes its last answers.
+    """
     return f"{SERVING}{socket.gethostname()}:{settings.serving.port}"
 
 

@@ -108,7 +108,10 @@ async def _watch_engine(appliance: Appliance, engine: Engine) -> None:
 
 
 async def reconcile_once(appliance: Appliance) -> None:
-    """One tick over all engines. Trouble with one engine or adapter is noted and leaves the others alone."""
+    """One tick over all engines; the leader first closes what dead servings left open.
+
+    Trouble with one engine or adapter is noted and leaves the others alone.
+    """
     live = appliance.live
     await live.refresh()
     leads, identity = await live.leadership.renewed(), live.standing.identity

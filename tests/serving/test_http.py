@@ -8,8 +8,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving.chat import Listener
-from serving.http import ClientConnection, Joined
+from serving.http import ClientConnection, Joined, Listener
 
 
 class Kept:
