@@ -109,3 +109,9 @@ def test_refusals_and_reasoning_are_joined_and_other_fields_kept_as_last_said() 
 def test_length_is_counted_in_words_of_the_first_choice() -> None:
     words = [Choice(index=1, message={"tool_calls": [{}]}), Choice(index=0, message={"content": "Two words"})]
     assert length_of(words) == 2
+
+
+def test_a_chunk_that_is_no_object_is_passed_over() -> None:
+    found = StreamedChoices()
+    found.keep(b"data: 5\n\n" + events({"index": 0, "delta": {"content": "word"}}))
+    assert words_of(found.so_far()) == "word"
