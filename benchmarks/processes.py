@@ -45,14 +45,15 @@ def serve(environment: dict[str, str]) -> None:
 
 def serve_unrecorded(environment: dict[str, str]) -> None:
     """The same with a writer that says at once that all is written, and writes nothing: what is left costs the rest."""
-    from serving.writer import RecordWriter  # noqa: PLC0415
+    from serving.writer import Opening, RecordWriter  # noqa: PLC0415
 
-    def submit(_self: RecordWriter, *_writes: object, **_how: object) -> asyncio.Future[None]:
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        written.set_result(None)
-        return written
+    def written(*_what: object, **_how: object) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
-    RecordWriter.submit = submit  # type: ignore[assignment,method-assign]
+    RecordWriter.submit = RecordWriter.end = written  # type: ignore[method-assign]
+    RecordWriter.open = lambda _self, write, *, hurried: Opening(write)  # type: ignore[method-assign,assignment]
     serve(environment)
 
 

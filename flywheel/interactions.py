@@ -1,7 +1,8 @@
 """Interaction: one question, what was retrieved and routed for it, and what was answered.
 
-The row is written twice by serving's writer: `asked` before the first byte of the answer leaves, then once more when
-it is over. Its `id` is the completion id that clients see; everything later (feedback, pairs, lineage) hangs on it.
+The row is written by serving's writer: as `asked` before the first byte of the answer leaves, and once more when it is
+over; a short answer in one piece is asked and over in one write. Its `id` is the completion id that clients see;
+everything later (feedback, pairs, lineage) hangs on it.
 
     asked ─→ finished      the whole answer was produced
           ├→ cancelled     the client went away; the text holds what was sent
@@ -15,6 +16,7 @@ it is over. Its `id` is the completion id that clients see; everything later (fe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -43,8 +45,12 @@ class Passage(BaseModel):
     cited: bool = False
 
 
-class Choice(BaseModel):
-    """One answer of a completion, as the client got it: its message may hold tool calls beside words."""
+@dataclass(slots=True)
+class Choice:
+    """One answer of a completion, as the client got it: its message may hold tool calls beside words.
+
+    No pydantic model, since every chat makes one of what it need not check.
+    """
 
     index: int
     message: Message

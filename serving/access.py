@@ -25,7 +25,7 @@ from flywheel.errors import AccessError, FlywheelError, ForbiddenError, Unavaila
 from flywheel.keys import KeyCard, key_of, note_use, secret_hash
 from flywheel.keys import Scope as KeyScope
 from flywheel.settings import Settings
-from serving.protocol import error_of, send_bytes
+from serving.protocol import encoded, error_of, send_bytes
 
 Need = Literal["nothing", "chat", "review", "operate", "admin"]
 RULES: tuple[tuple[str, str, Need], ...] = (
@@ -66,16 +66,20 @@ class KeyRing:
         self._known: dict[str, tuple[float, KeyCard | None]] = {}
         self._reading: dict[str, asyncio.Task[KeyCard | None]] = {}
 
-    async def find(self, secret: str) -> KeyCard | None:
-        """The valid key with this secret. Raises UnavailableError when the database cannot be asked."""
-        hashed = secret_hash(secret)
+    def fresh(self, hashed: str) -> KeyCard | None:
+        """The key with this hash if it was read a moment ago."""
+        read_at, key = self._known.get(hashed, (0.0, None))
+        return key if time.monotonic() - read_at <= FRESH_SECONDS else None
+
+    async def find(self, hashed: str) -> KeyCard | None:
+        """The key with this hash. Raises UnavailableError when the database cannot be asked."""
         read_at, key = self._known.get(hashed, (0.0, None))
         if time.monotonic() - read_at > FRESH_SECONDS:
             reading_it = self._reading.get(hashed)  # many requests with one key wait for one reading
             if reading_it is None:
                 reading_it = self._reading[hashed] = asyncio.create_task(self._refresh(hashed))
             key = await asyncio.shield(reading_it)
-        return key if key is not None and key.valid else None
+        return key
 
     async def _refresh(self, hashed: str) -> KeyCard | None:
         try:
@@ -109,26 +113,31 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                caller = scope.setdefault("state", {})["caller"] = await self._caller(scope)
+                need = self._need(scope)
+                if need == "nothing":
+                    caller = Caller(self.settings.tenant)
+                else:
+                    keys: KeyRing = scope["app"].state.appliance.keys
+                    hashed = hash_of(scope["headers"])
+                    caller = self._caller(keys.fresh(hashed) or await keys.find(hashed), scope, need)
+                scope.setdefault("state", {})["caller"] = caller
                 left = scope["app"].state.appliance.limits.admit(caller.key) if caller.key is not None else {}
             except FlywheelError as error:
                 status, body, headers = error_of(error)
                 more = {"www-authenticate": "Bearer"} if status == 401 else {}
-                return await send_bytes(send, status, orjson.dumps(body), headers | more)
+                return await send_bytes(send, status, orjson.dumps(body), encoded(headers | more))
             if left:
                 send = with_headers(send, left)
         return await self.app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> Caller:
-        need = needed(scope["method"], scope["path"])
+    def _need(self, scope: Scope) -> Need:
         open_to_all = self.settings.serving.open_metrics and METRICS.fullmatch(scope["path"]) is not None
-        if need == "nothing" or open_to_all or not self.settings.serving.require_keys:
-            return Caller(self.settings.tenant)
-        secret = secret_of(scope["headers"])
-        if not secret:
-            raise AccessError(NO_KEY)
-        key = await scope["app"].state.appliance.keys.find(secret)
-        if key is None:
+        if open_to_all or not self.settings.serving.require_keys:
+            return "nothing"
+        return needed(scope["method"], scope["path"])
+
+    def _caller(self, key: KeyCard | None, scope: Scope, need: KeyScope) -> Caller:
+        if key is None or not key.valid:
             raise AccessError(BAD_KEY)
         if not key.allows(need):
             raise ForbiddenError(f"This key's scope is {key.scope}; {scope['method']} {scope['path']} needs {need}.")
@@ -142,7 +151,7 @@ def with_headers(send: Send, more: dict[str, str]) -> Send:
 
     def sending(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            message["headers"] += [(name.encode(), value.encode()) for name, value in more.items()]
+            message["headers"] += encoded(more)
         return send(message)
 
     return sending
@@ -157,10 +166,11 @@ def needed(method: str, path: str) -> Need:
     return next(found, "operate")
 
 
-def secret_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The key that a request carries, as OpenAI's clients send it; empty where it carries none."""
+def hash_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The hash of the key that a request carries, as OpenAI's clients send it. Raises AccessError (401) for none."""
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
-            text: str = value[7:].decode("latin-1").strip()
-            return text
-    return ""
+            secret = value[7:].decode("latin-1").strip()
+            if secret:
+                return secret_hash(secret)
+    raise AccessError(NO_KEY)

@@ -26,7 +26,7 @@ from serving.graph import build_agent
 from serving.idempotency import Idempotency
 from serving.limits import KeyLimits
 from serving.live import LiveAliases
-from serving.logs import RequestLog
+from serving.logs import RequestLines, RequestLog
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
 from serving.reconcile import reconcile_forever, watch_engines
@@ -87,20 +87,23 @@ class Api(FastAPI):
 def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     """The API on these settings and records (`open_records`); engines and documents are opened when it starts."""
 
+    lines = RequestLines()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_appliance(settings, database) as appliance:
             app.state.appliance = appliance
             yield
+        lines.say()
 
     app = Api(title="Flywheel", version="0.1.0", lifespan=lifespan)
-    app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings)))
+    app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings), lines=lines))
     # What is left for the framework: the path in its list, and 405 for another method.
     app.router.routes.append(Route(CHATS, ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, lines=lines)
     app.add_middleware(RequestIds)
     install_error_handlers(app)
     _describe_chats(app)

@@ -10,22 +10,25 @@ from typing import Any
 
 from flywheel.settings import ServingSettings
 from serving.engine import Engine
-from serving.protocol import RequestError
+from serving.protocol import ChatBody, RequestError
 
 WIDE = 10**9
 """More than any engine takes."""
+LONGEST = "serving.max_answer_tokens"
 
 
-def check_asked(body: dict[str, Any], settings: ServingSettings) -> None:
+def check_asked(view: ChatBody, settings: ServingSettings) -> None:
     """Raises RequestError when more choices or a longer answer is asked for than one chat may have."""
-    _check(body, "n", settings.max_choices, "serving.max_choices")
-    for name in ("max_tokens", "max_completion_tokens"):
-        _check(body, name, settings.max_answer_tokens or WIDE, "serving.max_answer_tokens")
+    if view.n is not None:
+        _check("n", view.n, settings.max_choices, "serving.max_choices")
+    if view.max_tokens is not None:
+        _check("max_tokens", view.max_tokens, settings.max_answer_tokens or WIDE, LONGEST)
+    if view.max_completion_tokens is not None:
+        _check("max_completion_tokens", view.max_completion_tokens, settings.max_answer_tokens or WIDE, LONGEST)
 
 
-def _check(body: dict[str, Any], name: str, most: int, setting: str) -> None:
-    asked = body.get(name)
-    if isinstance(asked, int) and not 1 <= asked <= most:
+def _check(name: str, asked: int, most: int, setting: str) -> None:
+    if not 1 <= asked <= most:
         raise RequestError(f"{name}: {asked} is outside 1 … {most} ({setting}).", param=name)
 
 

@@ -23,12 +23,12 @@ from serving.caps import check_prompt
 from serving.graph import routed_answer
 from serving.http import teller
 from serving.idempotency import HEADER, Claim
-from serving.protocol import RequestError, error_of, read_chat_body, send_bytes, start_message
+from serving.protocol import RequestError, encoded, error_of, read_chat_body, send_bytes, start_message
 from serving.stored import completion_body, replay_headers, whole_events
 from serving.stream import DONE, note_lost, speak
 from serving.turn import Turn, open_turn
 
-STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 
 
 class ChatCompletions:
@@ -38,16 +38,17 @@ class ChatCompletions:
         appliance: Appliance = scope["app"].state.appliance.seen_by(scope["state"]["caller"])
         try:
             raw = await read_body(receive, limit=appliance.settings.serving.max_body_bytes)
-            key = next((value.decode("latin-1") for name, value in scope["headers"] if name == HEADER), None)
-            if key is None:
+            keys = [value for name, value in scope["headers"] if name == HEADER]
+            if not keys:
                 return await self._answer(appliance, scope, receive, send, raw=raw)
+            key = keys[0].decode("latin-1")
             async with appliance.idempotency.claim(appliance.tenant, key, raw) as (claim, earlier):
                 if earlier is not None:
                     return await replay(send, earlier, raw)
                 return await self._answer(appliance, scope, receive, send, raw=raw, claim=claim)
         except FlywheelError as error:
             status, answer, headers = error_of(error)
-            return await send_bytes(send, status, orjson.dumps(answer), headers)
+            return await send_bytes(send, status, orjson.dumps(answer), encoded(headers))
 
     async def _answer(
         self,
@@ -87,12 +88,12 @@ class ChatCompletions:
 async def replay(send: Send, row: Interaction, raw: bytes) -> None:
     """The stored answer again, the way it was asked for."""
     _, view = read_chat_body(raw)
-    headers = replay_headers(row)
+    headers = encoded(replay_headers(row))
     if not view.stream:
         return await send_bytes(send, 200, orjson.dumps(completion_body(row)), headers)
     usage = bool(view.stream_options and view.stream_options.include_usage)
     events = whole_events(completion_body(row), usage=usage)
-    await send(start_message(200, {**STREAM_HEADERS, **headers}))
+    await send(start_message(200, *EVENTS, *headers))
     await send({"type": "http.response.body", "body": events + DONE})
     return None
 
@@ -133,25 +134,36 @@ class Answer:
         if not self.turn.streamed:
             return await send_bytes(self.send, 200, piece, self.turn.headers())
         if not self.started:
-            self.started = True
-            await self.send(start_message(200, {**STREAM_HEADERS, **self.turn.headers()}))
+            await self._begin()
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         return None
+
+    async def _begin(self) -> None:
+        """Start the stream, once the row is on disk that says it was asked."""
+        opening = self.turn.opening
+        if opening is not None and opening.future is not None:
+            await asyncio.shield(opening.future)  # a heartbeat may wait for it as well
+        if not self.started:
+            self.started = True
+            await self.send(start_message(200, *EVENTS, *self.turn.headers()))
 
     async def _fail(self, error: FlywheelError) -> None:
         status, answer, headers = error_of(error)
         if not self.started:
-            return await send_bytes(self.send, status, orjson.dumps(answer), {**self.turn.headers(), **headers})
+            return await send_bytes(self.send, status, orjson.dumps(answer), [*self.turn.headers(), *encoded(headers)])
         await self.send({"type": "http.response.body", "body": b"data: " + orjson.dumps(answer) + b"\n\n"})
         return None
 
     def _close(self, status: str, reason: str) -> None:
         """Close the row, once. The writer takes it without a wait: nobody is told of this row's end."""
-        if self.turn.asked and self.turn.outcome is None:
+        opening = self.turn.opening
+        if opening is not None and self.turn.outcome is None:
             self.turn.outcome = status
             said = self.turn.said() if self.turn.said else []
             writes = self.turn.closed_writes(status, said, error=reason)
-            self.appliance.writer.submit(*writes, closing=True).add_done_callback(note_lost)
+            self.appliance.writer.end(opening, *writes).add_done_callback(note_lost)
+            if opening.future is not None:
+                opening.future.add_done_callback(note_lost)
             self.appliance.closed.append(self.turn.completion_id)
 
 

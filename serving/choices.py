@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from flywheel.interactions import Choice
+from flywheel.messages import Message
 
 JOINED = ("content", "refusal", "reasoning_content", "reasoning")
 PLAIN = {"role", "content", "refusal", "annotations"}
@@ -59,28 +60,34 @@ def _chunks(events: bytes) -> list[dict[str, Any]]:
 
 def whole_choices(answer: Mapping[str, Any]) -> list[Choice]:
     """Every choice of an answer that came in one piece."""
-    return [
-        Choice.model_construct(index=part["index"], message=part["message"], finish_reason=part["finish_reason"])
-        for part in answer["choices"]
-    ]
+    return [Choice(part["index"], part["message"], part["finish_reason"]) for part in answer["choices"]]
+
+
+def message_of(choices: Sequence[Choice], index: int = 0) -> Message:
+    """The message of one choice; empty when there is none."""
+    for choice in choices:
+        if choice.index == index:
+            return choice.message
+    return {}
 
 
 def words_of(choices: Sequence[Choice], index: int = 0) -> str:
     """The words of one choice; empty when it has none."""
-    return next((choice.message.get("content") or "" for choice in choices if choice.index == index), "")
+    return message_of(choices, index).get("content") or ""
 
 
 def length_of(choices: Sequence[Choice]) -> int:
     """The words of choice 0; each of its tool calls counts as one."""
-    calls = next((choice.message.get("tool_calls") or () for choice in choices if choice.index == 0), ())
-    return len(words_of(choices).split()) + len(calls)
+    message = message_of(choices)
+    return len((message.get("content") or "").split()) + len(message.get("tool_calls") or ())
 
 
-def worth_keeping_whole(choices: list[Choice]) -> bool:
+def worth_keeping_whole(choices: Sequence[Choice]) -> bool:
     """Whether the words of choice 0 are not all there is."""
-    return len(choices) > 1 or any(
-        value and name not in PLAIN for choice in choices for name, value in choice.message.items()
-    )
+    if len(choices) != 1:
+        return len(choices) > 1
+    message = choices[0].message
+    return not message.keys() <= PLAIN and any(value for name, value in message.items() if name not in PLAIN)
 
 
 def _join(message: dict[str, Any], delta: Mapping[str, Any]) -> None:

@@ -189,6 +189,8 @@ class EnginePool:
         self.engines, self.merged = engines, merged
         self.all = [*merged, *engines]
         self._ready: dict[str, frozenset[str]] = {engine.url: frozenset() for engine in self.all}
+        self.changes = 0
+        """How often it was marked who is ready for what: what was worked out of it holds while this stands."""
 
     def close(self) -> None:
         """Close the connections that are idle."""
@@ -198,6 +200,7 @@ class EnginePool:
     def mark(self, engine: Engine, adapters: Collection[str]) -> None:
         """This replica is ready for exactly these adapters; an empty set means not ready."""
         self._ready[engine.url] = frozenset(adapters)
+        self.changes += 1
 
     def ready_for(self, engine: Engine) -> frozenset[str]:
         """The adapters this replica was last marked ready for."""
@@ -207,7 +210,7 @@ class EnginePool:
         """Another replica that is ready; the failed one is then not asked again until reconcile has looked at it."""
         if not any(adapter in self._ready[other.url] for other in self.all if other is not engine):
             return None
-        self._ready[engine.url] -= {adapter}
+        self.mark(engine, self._ready[engine.url] - {adapter})
         return self.engine_for(adapter)
 
     def engine_for(self, adapter: str) -> Engine:

@@ -33,6 +33,8 @@ class KeyLimits:
     def admit(self, key: KeyCard) -> dict[str, str]:
         """Count one request; the headers that tell what is left. Raises LimitError with the seconds to wait."""
         headers = dict[str, str]()
+        if key.limits.requests_per_minute is None and key.limits.tokens_per_minute is None:
+            return headers
         for kind, most in zip(KINDS, (key.limits.requests_per_minute, key.limits.tokens_per_minute), strict=True):
             if most is None:
                 continue

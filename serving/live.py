@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from flywheel.variants import Variant
 from serving.counted import Counted
 from serving.engine import EnginePool
 from serving.leadership import Leadership
+from serving.watch import Watch
 
 ASKED, ASKED_SECONDS = "an operator", 600.0
 """How long an adapter stays loaded that somebody wants to roll back to."""
@@ -103,28 +104,6 @@ class Target(NamedTuple):
     """In which the one beside or in the shadow is asked."""
 
 
-@dataclass
-class Watch:
-    """What reconcile remembers about one engine from tick to tick."""
-
-    misses: int = 0
-    """Ticks in a row in which it did not answer."""
-    troubles: dict[str, str] = field(default_factory=dict)
-    """{adapter: why it is not ready}; the empty name stands for the engine itself."""
-    unwanted_since: dict[str, float] = field(default_factory=dict)
-    """{adapter that it holds: monotonic time since when nobody wants it}."""
-    rest_until: dict[str, float] = field(default_factory=dict)
-    """{adapter: monotonic time before which it is not tried again}."""
-
-    def note(self, adapter: str, trouble: str | None) -> bool:
-        """Keep what is wrong (None: nothing is). True when that is news."""
-        if trouble is None:
-            self.troubles.pop(adapter, None)
-            return False
-        known, self.troubles[adapter] = self.troubles.get(adapter), trouble
-        return trouble != known
-
-
 def tried(usual: Target, running: Trial, unit: str, *, picks: bool) -> Target:
     """`usual` (the champion's), as the experiment has it for somebody who takes part."""
     trial, wording = running.assignment, running.wording
@@ -159,6 +138,8 @@ class LiveAliases:
         self.leadership = Leadership(database, settings)
         self.merged_until = time.monotonic()
         """When merged weights were last in service here; at first, when this process began."""
+        self._divided_at: tuple[int, Standing | None] = (-1, None)
+        self._both_ready: dict[str, bool] = {}
         self._database = database
         self._engines = engines
         self._in_flight: Counter[str] = Counter()
@@ -185,7 +166,7 @@ class LiveAliases:
             return usual
         place = place_of(serving.alias, unit)
         trial = next((one for one in standing.trials if one.assignment.has(place)), None)
-        return tried(usual, trial, unit, picks=picks) if trial is not None and self._both_arms_ready(trial) else usual
+        return tried(usual, trial, unit, picks=picks) if trial is not None and self._divided(trial) else usual
 
     def _held_out(self, unit: str) -> bool:
         share = self.settings.serving.holdout_share
@@ -216,6 +197,14 @@ class LiveAliases:
                 f"Engines have places for {places} adapters (engine.max_loras), and {len(wanted)} would be wanted: "
                 "decide about a running experiment first, or raise it and restart the engines."
             )
+
+    def _divided(self, trial: Trial) -> bool:
+        """Whether both arms are ready, worked out anew when somebody's readiness or the standing has changed."""
+        changes, standing = self._divided_at
+        if changes != self._engines.changes or standing is not self.standing:
+            self._divided_at = self._engines.changes, self.standing
+            self._both_ready = {one.assignment.id: self._both_arms_ready(one) for one in self.standing.trials}
+        return self._both_ready[trial.assignment.id]
 
     def _both_arms_ready(self, trial: Trial) -> bool:
         if not trial.compares_live or self.merged_in_service():

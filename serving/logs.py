@@ -1,4 +1,7 @@
-"""One line of JSON for each request and each event, on stderr: who, what, how long; never contents, never keys."""
+"""One line of JSON for each request and each event, on stderr: who, what, how long; never contents, never keys.
+
+The requests of a tenth of a second are one record of the log, since a record costs more than a line of it.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("serving.requests")
 QUIET = {"/healthz", "/readyz", "/metrics"}
 """Asked by machines every few seconds; logged only when they fail."""
-FIELDS = "fields"
+LINES = "lines"
 GATHER_SECONDS = 0.1
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
 logging._srcfile = None  # nor who called; the logging module's own advice ("Optimization")
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object; what stands in its `fields` comes at the top level."""
+    """A record as one JSON object, or as one for each of its `lines`, which say their own time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, FIELDS, {}),
-        }
+        said = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+            said["exception"] = self.formatException(record.exc_info)
+        lines: list[dict[str, Any]] = getattr(record, LINES, None) or [{"time": record.created}]
+        return "\n".join([_as_json({**said, **line}) for line in lines])
+
+
+def _as_json(line: dict[str, Any]) -> str:
+    moment = datetime.fromtimestamp(line.pop("time"), UTC).isoformat(timespec="milliseconds")
+    return orjson.dumps({"time": moment, **line}, default=str).decode()
 
 
 class Gathered(logging.StreamHandler[TextIO]):
@@ -68,11 +71,30 @@ class Gathered(logging.StreamHandler[TextIO]):
             super().flush()
 
 
+class RequestLines:
+    """The requests that are still to be logged."""
+
+    def __init__(self) -> None:
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Log it within a tenth of a second. Call it on the event loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self.say)
+        self._waiting.append(line)
+
+    def say(self) -> None:
+        """Log what waits."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            log.info("request", extra={LINES: waiting})
+
+
 class RequestLog:
     """Logs a request once its answer is out. The path is logged without its query, which may hold words."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, *, lines: RequestLines) -> None:
+        self.app, self.lines = app, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,20 +111,22 @@ class RequestLog:
             return await self.app(scope, receive, sending)
         finally:
             if scope["path"] not in QUIET or status >= 400:
-                log.info("request", extra={FIELDS: self._fields(scope, status, time.monotonic() - begun)})
+                self.lines.add(_line(scope, status, time.monotonic() - begun))
 
-    def _fields(self, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
-        caller = scope.get("state", {}).get("caller")
-        key = caller.key if caller is not None else None
-        return {
-            "request_id": scope.get("request_id"),
-            "method": scope["method"],
-            "path": _without_token(scope["path"]),
-            "status": status or None,
-            "milliseconds": round(1000 * seconds, 1),
-            "tenant": caller.tenant if caller is not None else None,
-            "key": key.id if key is not None else None,
-        }
+
+def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+    caller = scope.get("state", {}).get("caller")
+    key = caller.key if caller is not None else None
+    return {
+        "time": time.time(),
+        "request_id": scope.get("request_id"),
+        "method": scope["method"],
+        "path": _without_token(scope["path"]),
+        "status": status or None,
+        "milliseconds": round(1000 * seconds, 1),
+        "tenant": caller.tenant if caller is not None else None,
+        "key": key.id if key is not None else None,
+    }
 
 
 def _without_token(path: str) -> str:

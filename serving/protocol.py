@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -111,19 +111,24 @@ def retry_headers(error: FlywheelError) -> dict[str, str]:
     return {"x-should-retry": "false"}
 
 
-async def send_bytes(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+Headers = Sequence[tuple[bytes, bytes]]
+"""As ASGI takes them."""
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+def encoded(headers: Mapping[str, str]) -> Headers:
+    """Named headers as ASGI takes them."""
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+
+
+async def send_bytes(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
     """One whole JSON answer over raw ASGI."""
-    await send(start_message(status, {"content-length": str(len(body)), **headers}))
+    await send(start_message(status, JSON_TYPE, (b"content-length", b"%d" % len(body)), *headers))
     await send({"type": "http.response.body", "body": body})
 
 
-def start_message(status: int, headers: Mapping[str, str]) -> Message:
-    pairs: Iterable[tuple[str, str]] = {"content-type": "application/json", **headers}.items()
-    return {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(name.encode(), value.encode("latin-1", "replace")) for name, value in pairs],
-    }
+def start_message(status: int, *headers: tuple[bytes, bytes]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 
 class RequestIds:
@@ -156,7 +161,7 @@ class RequestIds:
             if not started:
                 text = f"Something went wrong inside Flywheel; its log holds the cause under request id {request_id}."
                 body = orjson.dumps(error_body(text, status=500, code="internal_error"))
-                await send_bytes(send_with_id, 500, body, {})
+                await send_bytes(send_with_id, 500, body)
         return None
 
 

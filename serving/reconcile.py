@@ -41,9 +41,10 @@ from flywheel.settings import Settings
 from serving.engine import Engine
 from serving.evidence import look_at_running
 from serving.fingerprint import warm_and_check
-from serving.live import BaseModel, Watch
+from serving.live import BaseModel
 from serving.merged import reconcile_merged
 from serving.records import close_after_the_dead
+from serving.watch import Watch
 
 if TYPE_CHECKING:
     from serving.appliance import Appliance

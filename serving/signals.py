@@ -28,7 +28,7 @@ from flywheel.interactions import CLOSED, OPEN, Interaction
 from flywheel.keys import ApiKey
 from serving.appliance import Appliance
 from serving.routes.feedback import SAY
-from serving.writer import Write
+from serving.statements import Write
 
 LONGEST_ANSWER = timedelta(hours=1)
 log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ Citations are made anew from the passages. Log-probabilities are never kept, so 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -53,7 +54,7 @@ def replay_headers(row: Interaction) -> dict[str, str]:
 
 
 def _choices(row: Interaction) -> list[dict[str, Any]]:
-    found = [choice.model_dump() | {"logprobs": None} for choice in choices_of(row)]
+    found = [asdict(choice) | {"logprobs": None} for choice in choices_of(row)]
     for choice in found if row.passages else []:
         choice["message"]["annotations"] = url_citations(row.passages, choice["message"].get("content") or "")
     return found

@@ -1,8 +1,9 @@
 """From the engine's answer to the client's, byte for byte where nothing is ours to change.
 
-Invariants: the asked row is committed before the engine is called (so before the first byte leaves), the finished row
-before the last event or the body's end. Success means a finish reason and no error in between: anything else raises,
-and what was relayed so far stays in `Relay.choices()` for the row. Once an engine answers, no other is asked.
+Invariants: the asked row is committed before the first byte leaves, the finished row before the last event or the
+body's end; both may be one. While the disk is in trouble or short of space the asked row is committed before the engine
+is called. Success means a finish reason and no error in between: anything else raises, and what was relayed so far
+stays in `Relay.choices()` for the row. Once an engine answers, no other is asked.
 """
 
 from __future__ import annotations
@@ -120,9 +121,11 @@ class Relay:
 async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     """Ask the live adapter and emit its answer. Raises UnavailableError or RequestError; the caller closes the row."""
     engine = appliance.engines.engine_for(turn.target.adapter)
-    committed = appliance.writer.submit(turn.asked_write())
-    turn.asked = True
-    await committed
+    # A key says that somebody may ask the same elsewhere; and an engine is not asked what the record may not hold.
+    surely = turn.claim is not None or not appliance.writer.steady
+    turn.opening = appliance.writer.open(turn.asked_write(), hurried=surely or turn.streamed)
+    if surely and turn.opening.future is not None:
+        await turn.opening.future
     if turn.target.beside is not None:
         return await _both(appliance, turn, emit)
     return await _tried_twice(
@@ -244,10 +247,13 @@ async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage
     turn.passages = mark_cited(turn.passages, words_of(choices))
     tokens = {name: usage.get(name) for name in COUNTS[:2]}
     writes = turn.closed_writes("finished", choices, **tokens)
-    await appliance.writer.submit(*writes, closing=True)
+    assert turn.opening is not None, "nobody answers what was not asked"
+    ended = appliance.writer.end(turn.opening, *writes)
+    if turn.opening.future is not None:
+        await turn.opening.future
+    await ended
     turn.outcome = "finished"
     appliance.closed.append(turn.completion_id)
-    appliance.metrics.tokens(**tokens)
 
 
 def refusal(status: int, raw: bytes) -> FlywheelError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import uuid_utils
@@ -25,8 +26,9 @@ from serving.caps import check_asked
 from serving.choices import length_of, words_of, worth_keeping_whole
 from serving.idempotency import Claim
 from serving.live import LiveAliases, Target
-from serving.protocol import ChatBody
-from serving.writer import Write
+from serving.protocol import ChatBody, Headers, encoded
+from serving.statements import Write
+from serving.writer import Opening
 
 INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
 CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]
@@ -53,7 +55,7 @@ OURS = {"model", "messages", "stream", "stream_options", "user", "safety_identif
 """Fields of the body that are ours, or that are built anew for the engine."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Turn:
     request_id: str
     tenant: str
@@ -79,8 +81,8 @@ class Turn:
     claim: Claim | None = None
     serving: str | None = None
     """The process that answers."""
-    asked: bool = False
-    """The row is with the writer: it has to be closed."""
+    opening: Opening | None = None
+    """The row that is with the writer, and so has to be ended."""
     outcome: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -142,19 +144,14 @@ class Turn:
             body.pop("seed", None)
         return body
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Headers:
         """Who spoke, for the answer's headers."""
-        found = {
-            "x-flywheel-adapter": self.target.adapter,
-            "x-flywheel-arm": self.target.arm,
-            "x-flywheel-route": self.route or "plain",
-            "x-flywheel-epoch": self.target.epoch,
-            "x-flywheel-prompt": self.prompt_version,
-        }
-        return {name: value for name, value in found.items() if value}
+        target = self.target
+        return speaker_headers(target.adapter, target.arm, self.route or "plain", target.epoch, self.prompt_version)
 
     def asked_write(self) -> Write:
         """The row that says this was asked."""
+        kept, tags = self.kept, self.view.metadata or {}
         return Write(
             ASK,
             {
@@ -177,24 +174,21 @@ class Turn:
                 "index_version": self.index_version,
                 "router_version": self.router_version,
                 "serving": self.serving,
-                "messages": self.view.messages if self.kept else [],
-                "prompt": self.prompt if self.kept else None,
-                "passages": self.passages if self.kept else [],
-                "parameters": self.parameters if self.kept else {},
-                "client_metadata": self._client_metadata() if self.kept else {},
-                "content": KEPT if self.kept else WITHHELD,
+                "messages": self.view.messages if kept else [],
+                "prompt": self.prompt if kept else None,
+                "passages": self.passages if kept else [],
+                "parameters": self.parameters if kept else {},
+                "client_metadata": {name: str(value) for name, value in tags.items()} if kept else {},
+                "content": KEPT if kept else WITHHELD,
                 "status": OPEN,
                 "asked_at": self.asked_at,
             },
             opens=True,
         )
 
-    def _client_metadata(self) -> dict[str, str]:
-        return {name: str(value) for name, value in (self.view.metadata or {}).items()}
-
     def partial_write(self, choices: list[Choice]) -> Write:
         """The words so far, for an open row: what is left of the answer should this process die."""
-        return Write(SAVE, {"completion_id": self.completion_id, "new_answer": storable(words_of(choices))})
+        return Write(SAVE, {"completion_id": self.completion_id, "answer": storable(words_of(choices))})
 
     def closed_writes(self, status: str, choices: list[Choice], **values: Any) -> list[Write]:
         """The row's end, and the choices after the first as candidates.
@@ -202,26 +196,26 @@ class Turn:
         `values` are error, prompt_tokens, completion_tokens, where known. A row without its words gets only counts.
         """
         self.prompt_tokens, self.completion_tokens = values.get("prompt_tokens"), values.get("completion_tokens")
-        error, over, first = values.get("error"), now(), self.first_token_at
-        if not self.kept and error:
+        error, over, first, kept = values.get("error"), now(), self.first_token_at, self.kept
+        if not kept and error:
             error = "It failed; store=false, so the reason, which may hold words, is not kept."
         close = {
             "completion_id": self.completion_id,
-            "new_passages": self.passages if self.kept else [],
-            "new_answer": storable(words_of(choices)) if choices and self.kept else None,
-            "new_answer_words": length_of(choices) if choices else None,
-            "new_choices": choices if self.kept and worth_keeping_whole(choices) else None,
-            "new_status": status,
-            "new_finish_reason": choices[0].finish_reason if choices else None,
-            "new_error": error,
-            "new_prompt_tokens": self.prompt_tokens,
-            "new_completion_tokens": self.completion_tokens,
-            "new_first_token_at": first,
-            "new_finished_at": over,
-            "new_answer_seconds": (over - self.asked_at).total_seconds() if status == "finished" else None,
-            "new_first_token_seconds": (first - self.asked_at).total_seconds() if first else None,
+            "passages": self.passages if kept else [],
+            "answer": storable(words_of(choices)) if choices and kept else None,
+            "answer_words": length_of(choices) if choices else None,
+            "choices": choices if kept and worth_keeping_whole(choices) else None,
+            "status": status,
+            "finish_reason": choices[0].finish_reason if choices else None,
+            "error": error,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "first_token_at": first,
+            "finished_at": over,
+            "answer_seconds": (over - self.asked_at).total_seconds() if status == "finished" else None,
+            "first_token_seconds": (first - self.asked_at).total_seconds() if first else None,
         }
-        others = choices[1:] if status == "finished" and self.kept else []
+        others = choices[1:] if status == "finished" and kept else []
         return [Write(CLOSE, close), *(self._candidate(choice) for choice in others if choice.message.get("content"))]
 
     def _candidate(self, choice: Choice) -> Write:
@@ -241,6 +235,13 @@ class Turn:
                 "created_at": now(),
             },
         )
+
+
+@lru_cache(maxsize=1024)
+def speaker_headers(adapter: str, arm: str | None, route: str, epoch: str | None, prompt: str | None) -> Headers:
+    """Who spoke; the same few speak all the time."""
+    found = {"adapter": adapter, "arm": arm, "route": route, "epoch": epoch, "prompt": prompt}
+    return encoded({f"x-flywheel-{name}": value for name, value in found.items() if value})
 
 
 def storable(text: str) -> str:
@@ -287,11 +288,11 @@ def in_random_order(target: Target, handle: str) -> Target:
 
 
 def _parameters(body: dict[str, Any], view: ChatBody, settings: Settings) -> dict[str, Any]:
-    check_asked(body, settings.serving)
+    serving = settings.serving
+    check_asked(view, serving)
     found = {name: value for name, value in body.items() if name not in OURS}
     if view.temperature is None:
-        found["temperature"] = settings.serving.temperature
+        found["temperature"] = serving.temperature
     if view.max_tokens is None and view.max_completion_tokens is None:
-        serving = settings.serving
         found["max_tokens"] = min(serving.max_tokens, serving.max_answer_tokens or serving.max_tokens)
     return found

@@ -2,9 +2,12 @@
 
 Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
 commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
-that fails does not take its neighbours with it. The group is whatever waits while the last commit was on its way, so
-it grows with the load and costs a lonely row nothing. Rows that still wait when the process dies are lost; nobody was
-told that they were kept.
+that fails does not take its neighbours with it. Rows that still wait when the process dies are lost; nobody was told
+that they were kept.
+
+A commit costs more than a row of it, and a row that is written twice nearly twice as much as one. So while other chats
+are under way a group gathers for some milliseconds (a lonely row is committed at once), and a row that nobody waits for
+yet is put off for some more: many a chat is over by then, and its row is written once and whole.
 """
 
 from __future__ import annotations
@@ -13,39 +16,54 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from sqlalchemy import Dialect, Engine, Executable
+from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
-from sqlalchemy.types import TypeEngine
 
-from flywheel.database import JsonOf, to_json
 from flywheel.errors import FlywheelError, UnavailableError
+from serving.disk import Disk
+from serving.statements import ROW, Prepared, Write
+from serving.submission import Submission, settle
 
 GROUP_LIMIT = 256
+GATHER_SECONDS = 0.004
+"""How long a row waits for company while other chats are under way."""
+PUT_OFF_SECONDS = 0.02
+"""How long a row is put off that nobody waits for yet: so long at least, and no longer than twice that."""
+SLOW_SECONDS, STALLED_SECONDS = 0.25, 2.0
+"""A commit that takes longer: rows are awaited before engines are asked; new requests are refused until it is over."""
 log = logging.getLogger(__name__)
 
 
-class Write(NamedTuple):
-    """One statement and its values. Statements are module-level constants, so that they are compiled once."""
+class Opening:
+    """A row that was opened and will be ended; `id` names it."""
 
-    statement: Executable
-    values: Mapping[str, Any]
-    opens: bool = False
-    """It makes a row that other writes of the same commit may be about: these come first."""
+    __slots__ = ("ended", "future", "write")
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+        self.ended = False
+        self.future: asyncio.Future[None] | None = None
+        """Done once it is on disk; none while it is put off."""
+
+    @property
+    def row(self) -> str:
+        """Which row it is."""
+        return str(self.write.values["id"])
 
 
-class Submission(NamedTuple):
-    """Writes that are kept together or not at all."""
+class Alarm(NamedTuple):
+    """When the bell is to ring next."""
 
-    writes: Sequence[Write]
-    future: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
+    due: float
+    handle: asyncio.Handle
 
 
 class RecordWriter:
@@ -59,11 +77,23 @@ class RecordWriter:
         self.on_commit: Callable[[int], None] = lambda rows: None
         """Told of each commit's rows, in the writer's thread."""
         self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
+        self._connection: PoolProxiedConnection | None = None
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._coming: deque[Submission] = deque()
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """True: something came. False: nothing more will."""
-        self._rung = False
+        """True: what has come is to be written. False: nothing more will come."""
+        self._alarm: Alarm | None = None
+        self._open = 0
+        """Rows that were opened here and have not ended."""
+        self._younger: dict[str, Opening] = {}
+        self._older: dict[str, Opening] = {}
+        """What is put off, by row."""
+        self._turning: asyncio.AbstractEventLoop | None = None
+        """Where a timer runs after which the younger are the older ones."""
+        self._begun: float | None = None
+        """Since when (monotonic) the group of now is being written."""
+        self._failing = False
+        self._disk = Disk(database)
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
 
     def start(self) -> None:
@@ -82,47 +112,126 @@ class RecordWriter:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def behind(self) -> bool:
+        """Whether new requests are refused: too many rows wait, a commit hangs, or nobody writes any more."""
+        stalled = self._seconds_of_now() > STALLED_SECONDS
+        return stalled or self.waiting >= self.limit or not self._thread.is_alive()
+
+    @property
+    def steady(self) -> bool:
+        """Whether all goes well and there is room: then an engine may be asked while the row is still on its way."""
+        return not self._failing and self._disk.roomy and self._seconds_of_now() < SLOW_SECONDS
+
+    def _seconds_of_now(self) -> float:
+        """How long the group of now has been under way; 0 when none is."""
+        begun = self._begun
+        return 0.0 if begun is None else time.monotonic() - begun
+
     def submit(self, *writes: Write, closing: bool = False) -> asyncio.Future[None]:
         """Queue `writes` as one; the future resolves once they are committed. Call it on the event loop.
 
-        Raises UnavailableError at once when too many wait, unless they close a row whose answer is already under way.
+        Raises UnavailableError at once when the writer is behind, unless they close a row whose answer is already under
+        way.
         """
-        if not closing and (self.waiting >= self.limit or not self._thread.is_alive()):
-            raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
+        if not closing:
+            self._refuse_when_behind()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._coming.append(Submission(writes, future, loop))
-        if not self._rung:  # once for all that comes in this turn of the event loop
-            self._rung = True
-            loop.call_soon(self._bell.put, True)
+        self._ring(loop, GATHER_SECONDS if self._open else 0.0)
         return future
 
+    def open(self, write: Write, *, hurried: bool) -> Opening:
+        """Queue a row that `end` will end, or put it off when nobody waits for it yet. Raises as `submit` does."""
+        self._refuse_when_behind()
+        opening = Opening(write)
+        if hurried:
+            opening.future = self.submit(write)
+        else:
+            self._younger[opening.row] = opening
+            self._turn_later()
+        self._open += 1
+        return opening
+
+    def end(self, opening: Opening, write: Write, *more: Write) -> asyncio.Future[None]:
+        """Queue how a row ended: `completion_id` in the values names it, all else is a column. What was put off until
+        now is written whole."""
+        self._open -= not opening.ended  # it is ended a second time when the first could not be written
+        opening.ended, row = True, opening.row
+        if self._younger.pop(row, None) or self._older.pop(row, None):
+            values = {**opening.write.values, **write.values}
+            del values[ROW]
+            write = Write(opening.write.statement, values, opens=True)
+        return self.submit(write, *more, closing=True)
+
+    def _refuse_when_behind(self) -> None:
+        if self.behind:
+            raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
+
+    def _turn_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._turning is not loop:
+            self._turning = loop
+            loop.call_later(PUT_OFF_SECONDS, self._turn)
+
+    def _turn(self) -> None:
+        """Queue what has been put off for long enough."""
+        self._turning = None
+        for opening in self._older.values():
+            opening.future = self.submit(opening.write, closing=True)
+        self._older, self._younger = self._younger, {}
+        if self._older:
+            self._turn_later()
+
+    def _ring(self, loop: asyncio.AbstractEventLoop, within: float) -> None:
+        """See to it that the bell rings then, or earlier."""
+        due, alarm = loop.time() + within, self._alarm
+        if alarm is not None and alarm.loop is loop:
+            if alarm.due <= due:
+                return
+            alarm.handle.cancel()
+        handle = loop.call_later(within, self._wake) if within else loop.call_soon(self._wake)
+        self._alarm = Alarm(loop, due, handle)
+
+    def _wake(self) -> None:
+        self._alarm = None
+        self._bell.put(True)
+
     def _run(self) -> None:
-        open_ = True
-        while open_:
-            open_ = self._bell.get()
-            self._rung = False  # before they are taken: what comes from now on rings again
-            while self._coming:
-                self._write_group([self._coming.popleft() for _ in range(min(GROUP_LIMIT, len(self._coming)))])
+        while self._bell.get():
+            self._write_waiting()
+        self._write_waiting()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write_waiting(self) -> None:
+        """What has come until now. What comes meanwhile rings again."""
+        left = len(self._coming)
+        while left:
+            group = [self._coming.popleft() for _ in range(min(GROUP_LIMIT, left))]
+            left -= len(group)
+            self._write_group(group)
 
     def _write_group(self, group: list[Submission]) -> None:
         error = self._commit(group)
         if error is None or len(group) == 1:
-            _settle(group, error)
+            settle(group, error)
             return
         for submission in group:  # somebody in it is at fault: each alone, so that only that one fails
-            _settle([submission], self._commit([submission]))
+            settle([submission], self._commit([submission]))
 
     def _commit(self, group: list[Submission]) -> FlywheelError | None:
         """With the driver itself: for rows that are ready, SQLAlchemy's own steps would cost more than the commit."""
-        connection = None
+        self._begun, connection = time.monotonic(), self._connection
         try:
-            connection = self.database.raw_connection()
+            connection = connection or self.database.raw_connection()
             rows = self._execute(connection.cursor(), [write for submission in group for write in submission.writes])
             connection.commit()
-            connection.close()
+            self._keep(connection)
         except (SQLAlchemyError, self._driver_error, ValueError) as error:  # ValueError: what no database can encode
             self._give_up(connection)
+            self._failing = True
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
             return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
@@ -130,19 +239,30 @@ class RecordWriter:
             self._give_up(connection)
             log.exception("%d rows could not be written", len(group))
             return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
+        finally:
+            self._begun = None  # before anybody is told: who comes again at once is not refused
+        self._failing = False
         self.groups += 1
         self.rows += rows
         self.on_commit(rows)
         return None
 
+    def _keep(self, connection: PoolProxiedConnection) -> None:
+        """A file's connection stays ours; a server's goes back to the pool, which asks whether it still works."""
+        if self.database.dialect.name == "sqlite":
+            self._connection = connection
+        else:
+            connection.close()
+
     def _give_up(self, connection: PoolProxiedConnection | None) -> None:
-        """Roll back, and keep the connection if that works: on a full disk no new one could be opened."""
+        """Roll back, and keep the connection if that works: on a full disk none could be opened."""
         if connection is None:
             return
         try:
             connection.rollback()
-            connection.close()
+            self._keep(connection)
         except (SQLAlchemyError, self._driver_error):
+            self._connection = None
             connection.invalidate()
 
     def _execute(self, cursor: DBAPICursor, writes: list[Write]) -> int:
@@ -159,52 +279,3 @@ class RecordWriter:
             prepared = self._prepared[shape]
             cursor.executemany(prepared.sql, [prepared.row(write.values) for write in batch])
         return len(writes)
-
-
-class Prepared:
-    """A statement as the driver takes it. SQLAlchemy would work out anew for every row what is the same for all."""
-
-    def __init__(self, write: Write, dialect: Dialect) -> None:
-        compiled = write.statement.compile(dialect=dialect, column_keys=list(write.values))  # type: ignore[attr-defined]
-        assert not compiled.insert_prefetch, "nobody computes defaults here: name every column that has one"
-        self.sql = str(compiled)
-        self._positional = bool(compiled.positiontup)
-        self._constants = {name: value for name, value in compiled.params.items() if name not in write.values}
-        binds = ((name, compiled.binds[name]) for name in compiled.positiontup or compiled.params)
-        self._columns = [(name, _conversion(bind.type, dialect)) for name, bind in binds]
-
-    def row(self, values: Mapping[str, Any]) -> Any:
-        """The values as the driver takes them."""
-        given = {**self._constants, **values} if self._constants else values
-        if self._positional:
-            return tuple([given[name] if to is None else to(given[name]) for name, to in self._columns])
-        return {name: given[name] if to is None else to(given[name]) for name, to in self._columns}
-
-
-def _conversion(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """What makes a value one that the driver takes. JSON that serving made itself is not checked once more."""
-    if isinstance(kind, JsonOf) and dialect.name == "sqlite":
-        return _json
-    return kind.dialect_impl(dialect).bind_processor(dialect)
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else to_json(value)
-
-
-def _settle(group: list[Submission], error: FlywheelError | None) -> None:
-    """Tell the waiting coroutines, one wake-up for each event loop."""
-    for loop, submissions in groupby(group, key=lambda submission: submission.loop):
-        futures = [submission.future for submission in submissions]
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, futures, error)
-
-
-def _resolve(futures: list[asyncio.Future[None]], error: FlywheelError | None) -> None:
-    for future in futures:
-        if future.done():  # the request was cancelled while its row was on the way; the row stands
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)

@@ -21,7 +21,7 @@ from flywheel.feedback import CORRECTION, PICK, RATING, Feedback, feedback_histo
 from flywheel.interactions import KEPT, Interaction, choices_of, interaction
 from flywheel.pairs import add_corrected, add_picked
 from serving.appliance import Appliance, appliance_of
-from serving.writer import Write
+from serving.statements import Write
 
 router = APIRouter(tags=["feedback"])
 Holder = Annotated[Appliance, Depends(appliance_of)]

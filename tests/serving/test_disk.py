@@ -66,9 +66,16 @@ def test_the_row_is_synced_before_the_first_byte_and_its_end_before_done(traced:
             wish: Any = [{"role": "user", "content": f"chunks=4 delay=0.00{number}"}]
             chunks = client.chat.completions.create(model="flywheel-plain", messages=wish, stream=True)
             done.append({chunk.id for chunk in chunks}.pop())
+        asked: Any = [{"role": "user", "content": "hello"}]
+        whole = [client.chat.completions.create(model="flywheel-plain", messages=asked).id for _ in range(CHATS)]
     time.sleep(0.5)  # strace writes behind
     lines = trace.read_text(errors="replace").splitlines()
     synced = [place for place, line in enumerate(lines) if SYNCED.search(line)]
+    for completion_id in whole:
+        kept = next(place for place, line in enumerate(lines) if "pwrite64(" in line and completion_id in line)
+        told = [place for place, line in enumerate(lines) if SENDS.search(line) and completion_id in line]
+        left = next(place for place in told if "200 OK" in lines[place])
+        assert any(kept < place < left for place in synced), "an answer left before its row was on disk"
     for completion_id in done:
         written = [place for place, line in enumerate(lines) if "pwrite64(" in line and completion_id in line]
         sent = [place for place, line in enumerate(lines) if SENDS.search(line) and completion_id in line]

@@ -12,14 +12,18 @@ import httpx
 import orjson
 import pytest
 
-from serving.logs import GATHER_SECONDS, Gathered, JsonLines
-from tests.conftest import Served
+from serving.logs import GATHER_SECONDS, Gathered, JsonLines, RequestLines
+from tests.conftest import Served, wait_until
 
 SECRET_WORDS = "the aubergine is in the lighthouse"
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
-    return [orjson.loads(JsonLines().format(record)) for record in caplog.records]
+    return [orjson.loads(line) for record in caplog.records for line in JsonLines().format(record).splitlines()]
+
+
+def requests(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    return [line for line in lines(caplog) if line["logger"] == "serving.requests"]
 
 
 def test_a_request_is_one_line_with_its_id_and_without_words_or_keys(
@@ -33,7 +37,8 @@ def test_a_request_is_one_line_with_its_id_and_without_words_or_keys(
         httpx.get(link)
         httpx.get(f"{served.url}/v1/models", headers={"authorization": "Bearer sk-fw-forged"})
         httpx.get(f"{served.url}/healthz")
-    said = [line for line in lines(caplog) if line["logger"] == "serving.requests"]
+        wait_until(lambda: len(requests(caplog)) >= 5)
+    said = requests(caplog)
     assert [(line["method"], line["path"], line["status"]) for line in said] == [
         ("POST", "/v1/chat/completions", 200),
         ("GET", "/v1/interactions", 200),
@@ -48,6 +53,23 @@ def test_a_request_is_one_line_with_its_id_and_without_words_or_keys(
     whole = str([line for line in lines(caplog) if str(line["logger"]).startswith("serving")])  # not the client's own
     for secret in (SECRET_WORDS, served.key, "sk-fw-forged", link.rpartition("/")[2], done.text):
         assert secret not in whole
+
+
+def test_requests_of_a_moment_are_one_record_and_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        waiting = RequestLines()
+        for number in range(3):
+            waiting.add({"time": 10.0 * number, "request_id": f"r{number}"})
+        await asyncio.sleep(3 * GATHER_SECONDS)
+        waiting.add({"time": 30.0, "request_id": "r3"})
+        waiting.say()  # the end of the process
+        waiting.say()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    assert [line["request_id"] for line in requests(caplog)] == ["r0", "r1", "r2", "r3"]
+    assert requests(caplog)[1]["time"] == "1970-01-01T00:00:10.000+00:00"
+    assert len([record for record in caplog.records if record.name == "serving.requests"]) == 2
 
 
 def test_an_exception_is_in_its_line() -> None:

@@ -1,0 +1,37 @@
+"""What is handed to the record's writer, and how whoever waits hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from flywheel.errors import FlywheelError
+from serving.statements import Write
+
+
+class Submission(NamedTuple):
+    """Writes that are kept together or not at all."""
+
+    writes: Sequence[Write]
+    future: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+def settle(group: list[Submission], error: FlywheelError | None) -> None:
+    """Tell the waiting coroutines, one wake-up for each event loop."""
+    for loop, submissions in groupby(group, key=lambda submission: submission.loop):
+        futures = [submission.future for submission in submissions]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: FlywheelError | None) -> None:
+    for future in futures:
+        if future.done():  # the request was cancelled while its row was on the way; the row stands
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
