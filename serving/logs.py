@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.protocol import STATUS
 
 log = logging.getLogger("serving.requests")
 QUIET = {"/healthz", "/readyz", "/metrics"}
@@ -29,16 +30,17 @@ class JsonLines(logging.Formatter):
     """A record as one JSON object, or as one for each of its `lines`, which say their own time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        said: dict[str, Any] = {"time": record.created, "level": record.levelname.lower(), "logger": record.name}
+        said["message"] = record.getMessage()
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
-        lines: list[dict[str, Any]] = getattr(record, LINES, None) or [{"time": record.created}]
+        lines: list[dict[str, Any]] = getattr(record, LINES, None) or [{}]
         return "\n".join([_as_json({**said, **line}) for line in lines])
 
 
 def _as_json(line: dict[str, Any]) -> str:
-    moment = datetime.fromtimestamp(line.pop("time"), UTC).isoformat(timespec="milliseconds")
-    return orjson.dumps({"time": moment, **line}, default=str).decode()
+    line["time"] = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+    return orjson.dumps(line, default=str).decode()
 
 
 class Gathered(logging.StreamHandler[TextIO]):
@@ -99,17 +101,11 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun, status = time.monotonic(), 0
-
-        def sending(message: Message) -> Awaitable[None]:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            return send(message)
-
+        begun = time.monotonic()
         try:
-            return await self.app(scope, receive, sending)
+            return await self.app(scope, receive, send)
         finally:
+            status = scope.get(STATUS, 0)
             if scope["path"] not in QUIET or status >= 400:
                 self.lines.add(_line(scope, status, time.monotonic() - begun))
 

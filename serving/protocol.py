@@ -113,6 +113,8 @@ def retry_headers(error: FlywheelError) -> dict[str, str]:
 
 Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI takes them."""
+STATUS = "flywheel.status"
+"""Where the scope says what was answered, once it was."""
 JSON_TYPE = (b"content-type", b"application/json")
 
 
@@ -132,7 +134,7 @@ def start_message(status: int, *headers: tuple[bytes, bytes]) -> Message:
 
 
 class RequestIds:
-    """Gives every request an id (the client's own, when it is sane), and every answer its header.
+    """Gives every request an id (the client's own, when it is sane), every answer its header, the scope its status.
 
     The outermost of our layers, so also the last handler: what nobody caught becomes a 500 in OpenAI's shape.
     """
@@ -151,6 +153,7 @@ class RequestIds:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                scope[STATUS] = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode()))
             return send(message)
 

@@ -51,8 +51,10 @@ class Upstream:
         `silence` is how many seconds may pass without a byte, `within` how many the whole may take. Raises OSError
         when the connection fails, TimeoutError when it takes too long.
         """
-        lines = "".join([f"{name}: {value}\r\n" for name, value in (headers or {}).items()])
-        head = f"{method} {self._prefix}{path}{self._common}{lines}content-length: {len(body)}\r\n\r\n"
+        head = f"{method} {self._prefix}{path}{self._common}"
+        for name, value in (headers or {}).items():
+            head += f"{name}: {value}\r\n"
+        head += f"content-length: {len(body)}\r\n\r\n"
         return Asked(self, head.encode("latin-1") + body, silence=silence, within=within)
 
     async def connection(self) -> Connection:

@@ -32,7 +32,7 @@ from serving.statements import ROW, Prepared, Write
 from serving.submission import Submission, settle
 
 GROUP_LIMIT = 256
-GATHER_SECONDS = 0.004
+GATHER_SECONDS = 0.008
 """How long a row waits for company while other chats are under way."""
 PUT_OFF_SECONDS = 0.02
 """How long a row is put off that nobody waits for yet: so long at least, and no longer than twice that."""

@@ -18,6 +18,7 @@ from flywheel.variants import Variant
 from tests.made_records import made_prompt
 
 AT = "2026-01-02 03:04:05+00:00"
+MADE = "SELECT sql FROM sqlite_schema WHERE name = 'interaction'"
 SHIP = '{"verdict": "SHIP"}'
 FIRST = [
     "INSERT INTO interaction (id, tenant, request_id, conversation, unit, alias, messages, passages, parameters,"
@@ -66,6 +67,21 @@ def test_upgrade_keeps_every_row(first_schema: Engine) -> None:
         assert session.exec(select(Feedback.id, Feedback.key)).all() == [("fb-1", None)]
         assert session.exec(select(Candidate.id, Candidate.choice)).all() == [("cand-1", None)]
         assert session.exec(select(PreferencePair.id)).all() == ["pair-1"]
+    first_schema.dispose()
+
+
+@pytest.mark.parametrize(("column", "refused"), [("status", "lost"), ("status", ""), ("content", "gone")])
+def test_upgrade_keeps_what_an_interaction_may_be(first_schema: Engine, column: str, refused: str) -> None:
+    migrate(first_schema)
+    allowed = {"status": ("asked", "cancelled", "failed", "interrupted"), "content": ("withheld", "deleted", "kept")}
+    with first_schema.begin() as connection:
+        for word in allowed[column]:
+            connection.execute(text(f"UPDATE interaction SET {column} = :word"), {"word": word})
+        if first_schema.dialect.name == "sqlite":
+            assert connection.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+            assert " IN (" not in connection.execute(text(MADE)).scalar_one()
+    with pytest.raises(IntegrityError), first_schema.begin() as connection:
+        connection.execute(text(f"UPDATE interaction SET {column} = :word"), {"word": refused})
     first_schema.dispose()
 
 
