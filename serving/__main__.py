@@ -78,7 +78,6 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
         http=ClientConnection,
         lifespan="on",
         server_header=False,
-        proxy_headers=False,  # nobody asks where a client is
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )

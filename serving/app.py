@@ -91,10 +91,12 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_appliance(settings, database) as appliance:
-            app.state.appliance = appliance
-            yield
-        lines.say()
+        try:
+            async with open_appliance(settings, database) as appliance:
+                app.state.appliance = appliance
+                yield
+        finally:
+            lines.say()
 
     app = Api(title="Flywheel", version="0.1.0", lifespan=lifespan)
     app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings), lines=lines))

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from flywheel.errors import FlywheelError
-from flywheel.interactions import Interaction
+from flywheel.interactions import Choice, Interaction
 from serving.access import Caller
 from serving.appliance import Appliance
 from serving.caps import check_prompt
@@ -25,7 +26,7 @@ from serving.http import teller
 from serving.idempotency import HEADER, Claim
 from serving.protocol import RequestError, encoded, error_of, read_chat_body, send_bytes, start_message
 from serving.stored import completion_body, replay_headers, whole_events
-from serving.stream import DONE, note_lost, speak
+from serving.stream import DONE, failed, note_lost, speak
 from serving.turn import Turn, open_turn
 
 EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
@@ -115,7 +116,9 @@ class Answer:
             self._close("cancelled", "The client went away, or serving was stopped.")
             raise
         except FlywheelError as error:
-            self._close("failed", str(error))
+            closed = self._close("failed", str(error))
+            if closed is not None:
+                await asyncio.wait((closed,))
             await self._fail(error)
         finally:
             self._close("failed", "A defect inside Flywheel; its log says more.")
@@ -154,17 +157,21 @@ class Answer:
         await self.send({"type": "http.response.body", "body": b"data: " + orjson.dumps(answer) + b"\n\n"})
         return None
 
-    def _close(self, status: str, reason: str) -> None:
-        """Close the row, once. The writer takes it without a wait: nobody is told of this row's end."""
-        opening = self.turn.opening
-        if opening is not None and self.turn.outcome is None:
-            self.turn.outcome = status
-            said = self.turn.said() if self.turn.said else []
-            writes = self.turn.closed_writes(status, said, error=reason)
-            self.appliance.writer.end(opening, *writes).add_done_callback(note_lost)
-            if opening.future is not None:
-                opening.future.add_done_callback(note_lost)
-            self.appliance.closed.append(self.turn.completion_id)
+    def _close(self, status: str, reason: str) -> asyncio.Future[None] | None:
+        """Close the row, once; done when it is on disk. None where there is nothing to wait for."""
+        opening, turn, closed = self.turn.opening, self.turn, self.appliance.closed
+        if opening is None or turn.outcome is not None:
+            return None
+        turn.outcome, said = status, list[Choice]()
+        with suppress(ValueError, TypeError):  # events that make no sense
+            said = turn.said() if turn.said is not None else said
+        asked, hopeless = opening.future, opening.failed
+        ended = self.appliance.writer.end(opening, *turn.closed_writes(status, said, error=reason))
+        for future in (asked, ended):
+            if future is not None:
+                future.add_done_callback(note_lost)
+        ended.add_done_callback(lambda done: None if failed(done) else closed.append(turn.completion_id))
+        return None if hopeless else ended
 
 
 async def read_body(receive: Receive, *, limit: int) -> bytes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from flywheel.errors import UnavailableError
 
 SECONDS = 15.0
 COMMENT = b": keep-alive\n\n"
@@ -36,5 +39,9 @@ class Heartbeat:
         if left <= 0:
             self.at, left = time.monotonic(), SECONDS
             if self._sending is None or self._sending.done():  # else the client does not take the last one
-                self._sending = asyncio.ensure_future(self._emit(COMMENT))
+                self._sending = asyncio.ensure_future(self._comment())
         self._due = self._loop.call_later(left, self._look)
+
+    async def _comment(self) -> None:
+        with suppress(UnavailableError):  # the row is not on disk: whoever streams is told the same
+            await self._emit(COMMENT)

@@ -125,7 +125,7 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     surely = turn.claim is not None or not appliance.writer.steady
     turn.opening = appliance.writer.open(turn.asked_write(), hurried=surely or turn.streamed)
     if surely and turn.opening.future is not None:
-        await turn.opening.future
+        await asyncio.shield(turn.opening.future)
     if turn.target.beside is not None:
         return await _both(appliance, turn, emit)
     return await _tried_twice(
@@ -225,10 +225,15 @@ def _save(appliance: Appliance, turn: Turn, relay: Relay) -> None:
         appliance.writer.submit(turn.partial_write(relay.choices())).add_done_callback(note_lost)
 
 
+def failed(future: asyncio.Future[None]) -> bool:
+    """Whether it ended with anything but success."""
+    return future.cancelled() or future.exception() is not None
+
+
 def note_lost(future: asyncio.Future[None]) -> None:
     """For writes that nobody waits for."""
     if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("a row is not up to date until the next start: %s", error)
+        log.error("a row could not be written: %s", error)
 
 
 async def _tell(appliance: Appliance, turn: Turn, answer: dict[str, Any], emit: Emit) -> None:
@@ -249,8 +254,10 @@ async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage
     writes = turn.closed_writes("finished", choices, **tokens)
     assert turn.opening is not None, "nobody answers what was not asked"
     ended = appliance.writer.end(turn.opening, *writes)
-    if turn.opening.future is not None:
-        await turn.opening.future
+    asked = turn.opening.future
+    if asked is not None and asked is not ended:
+        ended.add_done_callback(note_lost)  # should the first of the two fail
+        await asyncio.shield(asked)  # a heartbeat may wait for it as well
     await ended
     turn.outcome = "finished"
     appliance.closed.append(turn.completion_id)

@@ -1,7 +1,7 @@
 """Turn: one chat request on its way from the client's body to the closed row of the record.
 
-It gathers what the interaction's row needs, builds what the engine is asked, and makes the two writes: `asked` before
-the engine is called, `closed` when it is over. A row that is closed already is never changed (P1 and P2 of the record).
+It gathers what the interaction's row needs, builds what the engine is asked, and makes the row's two halves: `asked`,
+and `closed` when it is over. A row that is closed already is never changed (P1 and P2 of the record).
 """
 
 from __future__ import annotations

@@ -42,20 +42,22 @@ log = logging.getLogger(__name__)
 
 
 class Opening:
-    """A row that was opened and will be ended; `id` names it."""
+    """A row that was opened and will be ended."""
 
-    __slots__ = ("ended", "future", "write")
+    __slots__ = ("ended", "future", "row", "write")
 
     def __init__(self, write: Write) -> None:
         self.write = write
+        self.row: str = write.values["id"]
         self.ended = False
         self.future: asyncio.Future[None] | None = None
-        """Done once it is on disk; none while it is put off."""
+        """Done once the row is on disk; none while it is put off."""
 
     @property
-    def row(self) -> str:
-        """Which row it is."""
-        return str(self.write.values["id"])
+    def failed(self) -> bool:
+        """Whether it is known that the row is not there."""
+        future = self.future
+        return future is not None and future.done() and not future.cancelled() and future.exception() is not None
 
 
 class Alarm(NamedTuple):
@@ -100,7 +102,7 @@ class RecordWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, then end. Blocks."""
+        """Write what is queued, then end. Blocks. Nothing is put off any more once all chats are over."""
         self._bell.put(False)
         self._thread.join()
 
@@ -156,13 +158,15 @@ class RecordWriter:
 
     def end(self, opening: Opening, write: Write, *more: Write) -> asyncio.Future[None]:
         """Queue how a row ended: `completion_id` in the values names it, all else is a column. What was put off until
-        now is written whole."""
+        now, or could not be written, is written whole."""
         self._open -= not opening.ended  # it is ended a second time when the first could not be written
         opening.ended, row = True, opening.row
-        if self._younger.pop(row, None) or self._older.pop(row, None):
+        if self._younger.pop(row, None) or self._older.pop(row, None) or opening.failed:
             values = {**opening.write.values, **write.values}
             del values[ROW]
-            write = Write(opening.write.statement, values, opens=True)
+            whole = Write(opening.write.statement, values, opens=True)
+            opening.future = self.submit(whole, *more, closing=True)
+            return opening.future
         return self.submit(write, *more, closing=True)
 
     def _refuse_when_behind(self) -> None:
@@ -241,7 +245,8 @@ class RecordWriter:
             return UnavailableError("The record could not be written: a defect inside Flywheel; its log says more.")
         finally:
             self._begun = None  # before anybody is told: who comes again at once is not refused
-        self._failing = False
+        if any(write.opens for submission in group for write in submission.writes):
+            self._failing = False  # nothing else is sure to have written anything
         self.groups += 1
         self.rows += rows
         self.on_commit(rows)

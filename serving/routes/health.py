@@ -93,4 +93,4 @@ def _live_adapter(appliance: Appliance) -> dict[str, Any]:
 
 def _writer(appliance: Appliance) -> dict[str, Any]:
     writer = appliance.writer
-    return _part(writer.alive and writer.waiting < writer.limit, f"{writer.waiting} of {writer.limit} waiting")
+    return _part(not writer.behind, f"{writer.waiting} of {writer.limit} waiting")

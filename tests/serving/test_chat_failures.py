@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from flywheel.interactions import Interaction
 from flywheel.processes import answers
 from flywheel.settings import STARTER, load_settings
+from serving.statements import Write
 from tests.conftest import Served, serving_on, wait_until
 from tests.serving import scripted_engine
 from tests.serving.scripted_engine import ScriptedReplica
@@ -161,20 +162,42 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_engine_is_not_asked_while_the_record_takes_nothing(
+def test_engine_is_not_asked_while_the_record_takes_no_new_row(
     ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    def full(*_: object) -> int:
-        raise sqlite3.OperationalError("database or disk is full")
+    writer = scripted.app.state.appliance.writer
+    execute = writer._execute
+
+    def full(cursor: Any, writes: list[Write]) -> Any:
+        if any(write.opens for write in writes):  # a full disk lets through what changes nothing
+            raise sqlite3.OperationalError("database or disk is full")
+        return execute(cursor, writes)
 
     with monkeypatch.context() as broken:
-        broken.setattr(scripted.app.state.appliance.writer, "_execute", full)
+        broken.setattr(writer, "_execute", full)
         assert ask("cite", stream=stream).status_code == 503  # by which the writer learns of it
         before = len(scripted_engine.asked)
         refused = [ask("cite", stream=stream) for _ in range(3)]
         assert {(one.status_code, one.headers["retry-after"]) for one in refused} == {(503, "1")}
         assert len(scripted_engine.asked) == before
     assert ask("cite", stream=stream).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_error_of_the_engine_leaves_after_its_row(
+    ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    writer = scripted.app.state.appliance.writer
+    execute = writer._execute
+
+    def slow(*what: Any) -> Any:
+        time.sleep(0.3)
+        return execute(*what)
+
+    monkeypatch.setattr(writer, "_execute", slow)
+    before = last_row(scripted).id
+    assert ask("crash", stream=stream).status_code == 503
+    assert (last_row(scripted).status, last_row(scripted).id > before) == ("failed", True)
 
 
 def test_slow_stream_is_kept_alive_by_comments_that_stock_clients_pass_over(

@@ -183,7 +183,6 @@ def test_row_that_is_over_before_anybody_waited_for_it_is_written_once_and_whole
         opening = writer.open(asked("a"), hurried=False)
         await asyncio.sleep(turns * PUT_OFF_SECONDS)
         await writer.end(opening, closed("a", "word"))
-        assert opening.future is None
         await asyncio.sleep(3 * PUT_OFF_SECONDS)
 
     asyncio.run(write())
@@ -277,7 +276,29 @@ def test_failed_commit_and_a_disk_without_room_make_rows_awaited(
         return writer.steady
 
     assert not asyncio.run(steady_after(Write(ASK, {**asked("a").values, "status": "nonsense"})))
+    assert not asyncio.run(steady_after(closed("nobody", "word")))  # it changed nothing, which any disk allows
     assert asyncio.run(steady_after(asked("b")))
     monkeypatch.setattr("serving.disk.SCARCE_BYTES", 1 << 62)
     monkeypatch.setattr("serving.disk.LOOK_SECONDS", 0.0)
     assert writer.steady == (database.dialect.name != "sqlite")  # a server's disk is its own to watch
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_row_that_could_not_be_written_is_written_whole_when_it_ends(
+    writer: RecordWriter, database: Engine, monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise ValueError("not now")
+
+    async def write() -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(writer, "_execute", refuse)
+            opening = writer.open(asked("a"), hurried=hurried)
+            first = opening.future or writer.end(opening, closed("a", "word"))
+            with pytest.raises(UnavailableError):
+                await first
+        assert not writer.steady
+        await writer.end(opening, closed("a", "at last"))
+
+    asyncio.run(write())
+    assert state(database, "a") == ("finished", "at last")
