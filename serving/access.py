@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 from sqlalchemy import Engine as Database
@@ -26,6 +26,9 @@ from flywheel.keys import KeyCard, key_of, note_use, secret_hash
 from flywheel.keys import Scope as KeyScope
 from flywheel.settings import Settings
 from serving.protocol import encoded, error_of, send_bytes
+
+if TYPE_CHECKING:
+    from serving.appliance import Appliance
 
 Need = Literal["nothing", "chat", "review", "operate", "admin"]
 RULES: tuple[tuple[str, str, Need], ...] = (
@@ -112,16 +115,16 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            appliance: Appliance = scope["app"].state.appliance
             try:
                 need = self._need(scope)
                 if need == "nothing":
                     caller = Caller(self.settings.tenant)
                 else:
-                    keys: KeyRing = scope["app"].state.appliance.keys
-                    hashed = hash_of(scope["headers"])
+                    keys, hashed = appliance.keys, hash_of(scope["headers"])
                     caller = self._caller(keys.fresh(hashed) or await keys.find(hashed), scope, need)
                 scope.setdefault("state", {})["caller"] = caller
-                left = scope["app"].state.appliance.limits.admit(caller.key) if caller.key is not None else {}
+                left = appliance.limits.admit(caller.key) if caller.key is not None else {}
             except FlywheelError as error:
                 status, body, headers = error_of(error)
                 more = {"www-authenticate": "Bearer"} if status == 401 else {}
