@@ -1,4 +1,4 @@
-"""Whether the disk has room for the record."""
+"""Whether the disk has room for the record. Not covered: a network file system that hangs, as asking it does."""
 
 from __future__ import annotations
 
