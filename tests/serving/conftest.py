@@ -9,9 +9,11 @@ from datetime import timedelta
 import httpx
 import openai
 import pytest
+from sqlalchemy import Engine
 
 from flywheel.database import writing
 from flywheel.keys import Limits, Scope, create_key
+from serving.writer import RecordWriter
 from tests.conftest import Served
 
 Make = Callable[..., str]
@@ -61,3 +63,11 @@ def stock(served: Served) -> Iterator[Callable[[str], openai.OpenAI]]:
 def plain(served: Served) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=served.url, timeout=60) as found:
         yield found
+
+
+@pytest.fixture
+def writer(database: Engine) -> Iterator[RecordWriter]:
+    found = RecordWriter(database, limit=1000)
+    found.start()
+    yield found
+    found.close()
