@@ -64,9 +64,7 @@ def _conversion(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any]
 
 
 def _json(value: Any) -> str | None:
-    if not value:  # most lists and mappings of a chat hold nothing
-        return "[]" if value == [] else "{}" if value == {} else None if value is None else to_json(value)
-    return to_json(value)
+    return None if value is None else to_json(value)
 
 
 def _moment(value: datetime | None) -> str | None:

@@ -34,22 +34,13 @@ def test_row_that_is_over_before_anybody_waited_for_it_is_written_once_and_whole
     assert writer.rows == 1
 
 
-def test_row_that_takes_longer_is_on_disk_as_asked_and_ended_later(writer: RecordWriter, database: Engine) -> None:
+@pytest.mark.parametrize(("hurried", "turns"), [(True, 0.0), (False, 3.0)])
+def test_row_that_is_hurried_or_takes_longer_is_on_disk_as_asked_and_ended_later(
+    writer: RecordWriter, database: Engine, hurried: bool, turns: float
+) -> None:
     async def write() -> None:
-        opening = writer.open(asked("a"), hurried=False)
-        await asyncio.sleep(3 * PUT_OFF_SECONDS)
-        assert opening.future is not None
-        await opening.future
-        assert state(database, "a") == ("asked", None)
-        await writer.end(opening, closed("a", "word"))
-
-    asyncio.run(write())
-    assert state(database, "a") == ("finished", "word")
-
-
-def test_hurried_row_is_on_disk_when_its_future_is_done(writer: RecordWriter, database: Engine) -> None:
-    async def write() -> None:
-        opening = writer.open(asked("a"), hurried=True)
+        opening = writer.open(asked("a"), hurried=hurried)
+        await asyncio.sleep(turns * PUT_OFF_SECONDS)
         assert opening.future is not None
         await opening.future
         assert state(database, "a") == ("asked", None)

@@ -1,6 +1,6 @@
 """An interaction's CHECKs on SQLite as alternatives instead of lists.
 
-Reason: SQLite builds the list of an IN anew for each row that it writes, which cost every chat more than one of its
+Reason: SQLite builds the list of an IN anew for each row that it writes, which cost every chat as much as one of its
 indexes. Both forms allow the same rows, so the table's text is replaced and nothing is copied or looked through
 (sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes"). PostgreSQL compiles its lists once.
 """
