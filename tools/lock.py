@@ -29,7 +29,8 @@ def resolve(target: Path, arguments: list[str]) -> bool:
     override.write_text(f"torch=={locked_version('torch')}+cpu\n")
     extras = [word for extra in EXTRAS for word in ("--extra", extra)]
     command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *extras, "--override", str(override)]
-    command += ["--python", sys.executable, "--no-annotate", "--no-header", "--quiet", "-o", str(target), *arguments]
+    command += ["--python", sys.executable, "--python-version", "3.11", *arguments]  # also 3.11.0: Debian 12 has 3.11.2
+    command += ["--no-annotate", "--no-header", "--quiet", "-o", str(target)]
     patient = environment | {"UV_HTTP_TIMEOUT": INDEX_PATIENCE_SECONDS, "UV_HTTP_RETRIES": "0"}
     return (
         subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
