@@ -63,7 +63,7 @@ class Interaction(SQLModel, table=True):
         CheckConstraint("status IN ('asked', 'finished', 'cancelled', 'failed', 'interrupted')", name="status"),
         CheckConstraint("content IN ('kept', 'withheld', 'deleted')", name="content"),
         Index("ix_interaction_tenant_asked_at", "tenant", "asked_at"),
-        Index("ix_interaction_conversation", "tenant", "conversation"),
+        Index("ix_interaction_conversation", "tenant", "conversation").ddl_if(dialect="postgresql"),
         Index(
             "ix_interaction_experiment",
             "experiment_id",

@@ -20,6 +20,7 @@ from flywheel.settings import Settings
 from serving.access import Access, KeyRing
 from serving.appliance import Appliance
 from serving.chat import ChatCompletions
+from serving.conversations import several_servings
 from serving.description import DESCRIPTION
 from serving.engine import Engine, EnginePool
 from serving.graph import build_agent
@@ -148,6 +149,8 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         tracing=_open_tracing(settings),
         tenant=settings.tenant,
     )
+    if not several_servings(database):
+        appliance.closed.extend(await asyncio.to_thread(appliance.conversations.read, database))
     beside = (reconcile_forever, watch_engines, watch_signals, send_webhooks)
     loops = [asyncio.create_task(run(appliance)) for run in beside]
     threading.Thread(target=_load_library, args=(appliance,), name="library", daemon=True).start()

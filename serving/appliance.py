@@ -22,6 +22,7 @@ from flywheel.settings import Settings
 from rag.embedding import Embedder
 from rag.library import Library, open_library
 from serving.access import Caller, KeyRing
+from serving.conversations import Conversations, Over
 from serving.engine import EnginePool
 from serving.idempotency import Idempotency
 from serving.limits import KeyLimits
@@ -66,8 +67,9 @@ class Appliance:
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
     caller: Caller | None = None
-    closed: deque[str] = field(default_factory=lambda: deque(maxlen=CLOSED_KEPT))
-    """Completions that requests have closed, for serving/signals.py."""
+    conversations: Conversations = field(default_factory=Conversations)
+    closed: deque[Over] = field(default_factory=lambda: deque(maxlen=CLOSED_KEPT))
+    """Turns that requests have closed, for serving/signals.py."""
     shelves: Shelves = field(default_factory=Shelves)
 
     @property

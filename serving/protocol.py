@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -121,6 +122,13 @@ JSON_TYPE = (b"content-type", b"application/json")
 def encoded(headers: Mapping[str, str]) -> Headers:
     """Named headers as ASGI takes them."""
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+
+
+@lru_cache(maxsize=1024)
+def speaker_headers(adapter: str, arm: str | None, route: str, epoch: str | None, prompt: str | None) -> Headers:
+    """Who spoke; the same few speak all the time."""
+    found = {"adapter": adapter, "arm": arm, "route": route, "epoch": epoch, "prompt": prompt}
+    return encoded({f"x-flywheel-{name}": value for name, value in found.items() if value})
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:

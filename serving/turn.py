@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 import uuid_utils
@@ -26,7 +25,7 @@ from serving.caps import check_asked
 from serving.choices import length_of, words_of, worth_keeping_whole
 from serving.idempotency import Claim
 from serving.live import LiveAliases, Target
-from serving.protocol import ChatBody, Headers, encoded
+from serving.protocol import ChatBody, Headers, speaker_headers
 from serving.statements import Write
 from serving.writer import Opening
 
@@ -81,6 +80,8 @@ class Turn:
     claim: Claim | None = None
     serving: str | None = None
     """The process that answers."""
+    before: str | None = None
+    """The turn before it in its conversation, where that is remembered."""
     opening: Opening | None = None
     """The row that is with the writer, and so has to be ended."""
     outcome: str | None = None
@@ -110,6 +111,11 @@ class Turn:
         """The prompt version of the one beside or in the shadow; none of what is not routed."""
         other = self.target.other_wording
         return other.version if other is not None and self.prompt_version is not None else self.prompt_version
+
+    @property
+    def known(self) -> bool:
+        """Whether its conversation is surely one: strangers who ask the same first question have none."""
+        return self.user is not None or bool((self.view.metadata or {}).get("conversation_id"))
 
     @property
     def kept(self) -> bool:
@@ -235,13 +241,6 @@ class Turn:
                 "created_at": now(),
             },
         )
-
-
-@lru_cache(maxsize=1024)
-def speaker_headers(adapter: str, arm: str | None, route: str, epoch: str | None, prompt: str | None) -> Headers:
-    """Who spoke; the same few speak all the time."""
-    found = {"adapter": adapter, "arm": arm, "route": route, "epoch": epoch, "prompt": prompt}
-    return encoded({f"x-flywheel-{name}": value for name, value in found.items() if value})
 
 
 def storable(text: str) -> str:

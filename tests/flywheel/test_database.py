@@ -59,8 +59,12 @@ def test_typed_json_that_does_not_fit_is_refused(database: Engine) -> None:
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_records(database: Engine) -> None:
+    def made_here(_thing: object, name: str | None, _kind: str, reflected: bool, _compared: object) -> bool:
+        servers_own = name == "ix_interaction_conversation" and not reflected  # Alembic does not ask for `ddl_if`
+        return not servers_own or database.dialect.name == "postgresql"
+
     with database.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": made_here})
         assert compare_metadata(context, SQLModel.metadata) == []
 
 

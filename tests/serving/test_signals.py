@@ -1,31 +1,48 @@
-"""Which closed answers a look at implicit signals reads again."""
+"""Which closed answers a look at implicit signals reads again, and which turn counts as the one before."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import pytest
 from sqlalchemy import Engine as Database
 
 from flywheel.database import now, writing
 from flywheel.interactions import OPEN, Interaction
-from serving.signals import find_signals
+from serving.conversations import Conversations, Over, several_servings
+from serving.signals import closed_lately, find_signals
 from tests.made_records import made_interaction
+
+
+def lately(database: Database) -> list[Over]:
+    """What a serving that starts looks at."""
+    return closed_lately(database, "default") if several_servings(database) else Conversations().read(database)
 
 
 def test_a_closed_answer_is_read_once_and_again_only_while_the_one_before_it_is_open(database: Database) -> None:
     with writing(database) as session:
         first = made_interaction(session, status=OPEN, answer=None)
         second = made_interaction(session, finished_at=now())
-    found, again = find_signals(database, [second.id, first.id])
+    closed = [Over(second.id, left=False, before=first.id)]
+    found, again = find_signals(database, closed)
     assert {row.name for row in found} == {"regenerate"}
-    assert again == {first.id, second.id}
+    assert again == {second.id}
     with writing(database) as session:
         row = session.get_one(Interaction, first.id)
         row.status, row.finished_at = "finished", now()
-    found, again = find_signals(database, [second.id, first.id])
+    found, again = find_signals(database, closed)
     assert {row.name for row in found} == {"regenerate", "next_turn_seconds"}  # the first was never stored here
     assert again == set()
     with writing(database) as session:
         session.add_all(found)
-    assert find_signals(database, [second.id, first.id]) == ([], set())
+    assert find_signals(database, closed) == ([], set())
+
+
+def test_a_row_that_is_not_yet_seen_closed_is_looked_at_again(database: Database) -> None:
+    with writing(database) as session:
+        first = made_interaction(session, finished_at=now())
+        second = made_interaction(session, status=OPEN, answer=None)
+    assert find_signals(database, [Over(second.id, left=False, before=first.id)]) == ([], {second.id})
 
 
 def test_only_a_turn_of_the_same_people_is_the_one_before(database: Database) -> None:
@@ -35,20 +52,42 @@ def test_only_a_turn_of_the_same_people_is_the_one_before(database: Database) ->
             for who in (
                 {"user": None},
                 {"user": None},  # strangers who ask the same
-                {"user": None, "client_metadata": {"conversation_id": "c1"}},  # says which conversation it goes on with
+                {"user": None, "client_metadata": {"conversation_id": ""}},
+                {"user": None, "client_metadata": {"conversation_id": "c1"}},
+                {"user": None, "client_metadata": {"conversation_id": "c1"}},
                 {"tenant": "acme"},
                 {"conversation": "another"},
             )
         ]
         ids = [row.id for row in rows]
-    found, again = find_signals(database, ids)
-    assert {(row.completion_id, row.key) for row in found} == {(ids[1], ids[2])}
+    found, again = find_signals(database, lately(database))
+    assert {(row.completion_id, row.key) for row in found} == {(ids[3], ids[4])}
     assert again == set()
 
 
 def test_what_was_left_before_its_end_is_abandoned(database: Database) -> None:
     with writing(database) as session:
-        left = made_interaction(session, status="cancelled", finished_at=now()).id
-    found, again = find_signals(database, [left])
+        left = made_interaction(session, status="cancelled", user=None, unit="u", finished_at=now()).id
+    found, again = find_signals(database, lately(database))
     assert [(row.completion_id, row.name) for row in found] == [(left, "abandon")]
     assert again == set()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_serving_that_starts_knows_the_turns_before_and_looks_at_the_last_hour(database: Database) -> None:
+    with writing(database) as session:
+        old = made_interaction(session, finished_at=now(), asked_at=now() - timedelta(hours=2)).id
+        new = made_interaction(session, finished_at=now()).id
+    conversations = Conversations()
+    assert conversations.read(database) == [Over(new, left=False, before=old)]
+    assert conversations.follow("default", "c1", "chatcmpl-next") == new
+
+
+def test_conversations_that_were_silent_longest_are_forgotten() -> None:
+    conversations = Conversations(most=2)
+    assert [conversations.follow("t", name, f"{name}1") for name in ("a", "b")] == [None, None]
+    assert conversations.follow("t", "a", "a2") == "a1"
+    assert conversations.follow("t", "c", "c1") is None  # b was silent longest
+    assert conversations.follow("t", "b", "b2") is None
+    assert conversations.follow("t", "c", "c2") == "c1"
+    assert conversations.follow("other", "c", "c3") is None
