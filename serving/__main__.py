@@ -20,11 +20,6 @@ from flywheel.settings import Settings, load_settings
 from serving.logs import Gathered
 from serving.records import open_records
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep an idle connection (httpx: 5 s), so that no request meets one that is being closed."""
-LAST_ANSWERS_SECONDS = 15
-"""`flywheel up` kills what is left after 20 seconds."""
-
 
 def main() -> int:
     try:
@@ -66,22 +61,11 @@ def serve(settings: Settings, database: Engine, listener: socket.socket) -> int:
     import uvicorn  # noqa: PLC0415
 
     from serving.app import build_app  # noqa: PLC0415
-    from serving.http import ClientConnection  # noqa: PLC0415
+    from serving.http import server_config  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it is done: that is no error
         signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(
-        build_app(settings, database),
-        log_config=None,
-        access_log=False,
-        loop="uvloop",
-        http=ClientConnection,
-        lifespan="on",
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(build_app(settings, database)))
     host, port = listener.getsockname()[:2]
     print(f"serving: listening on http://{host}:{port}", flush=True)
     server.run(sockets=[listener])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import sqlalchemy
 from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from flywheel.errors import FlywheelError
 from flywheel.settings import Settings
@@ -108,6 +110,7 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     app.add_middleware(Access, settings=settings)
     app.add_middleware(RequestLog, lines=lines)
     app.add_middleware(RequestIds)
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
     install_error_handlers(app)
     _describe_chats(app)
     return app

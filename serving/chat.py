@@ -37,7 +37,10 @@ class ChatCompletions:
     """The endpoint. An instance, since Starlette takes functions for decorated routes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        appliance: Appliance = scope["app"].state.appliance.seen_by(scope["state"]["caller"])
+        caller: Caller = scope["state"]["caller"]
+        appliance: Appliance = scope["app"].state.appliance
+        if caller.tenant != appliance.tenant:
+            appliance = appliance.seen_by(caller)
         try:
             raw = await read_body(receive, limit=appliance.settings.serving.max_body_bytes)
             keys = [value for name, value in scope["headers"] if name == HEADER]

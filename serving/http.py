@@ -11,13 +11,34 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Receive, Scope
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection (httpx: 5 s), so that no request meets one that is being closed."""
+LAST_ANSWERS_SECONDS = 15
+"""`flywheel up` kills what is left after 20 seconds."""
 Tell = Callable[[Callable[[], None] | None], None]
 """Takes what to call when the client has gone away, or None when all is said."""
 WHEN_GONE = "flywheel.when_gone"
 """The ASGI extension; its `tell` is a Tell."""
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How serving is served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        loop="uvloop",
+        http=ClientConnection,
+        lifespan="on",
+        server_header=False,
+        proxy_headers=False,  # the app has a layer that reads them, which chats do not pass
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+    )
 
 
 def teller(scope: Scope, receive: Receive) -> Tell:

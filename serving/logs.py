@@ -10,6 +10,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -39,8 +40,15 @@ class JsonLines(logging.Formatter):
 
 
 def _as_json(line: dict[str, Any]) -> str:
-    line["time"] = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+    whole, part = divmod(line["time"], 1)
+    line["time"] = f"{_second(whole)}.{int(1000 * part):03}+00:00"
     return orjson.dumps(line, default=str).decode()
+
+
+@lru_cache(maxsize=8)
+def _second(since_1970: float) -> str:
+    """Many lines are of one second."""
+    return datetime.fromtimestamp(since_1970, UTC).isoformat()[:19]
 
 
 class Gathered(logging.StreamHandler[TextIO]):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Dialect, Executable, Insert
 from sqlalchemy.types import TypeEngine
 
@@ -50,23 +51,23 @@ class Prepared:
         """The values as the driver takes them."""
         given = list(self._pick({**self._constants, **values} if self._constants else values))
         for place, to in self._conversions:
-            given[place] = to(given[place])
+            if given[place] is not None:
+                given[place] = to(given[place])
         return given if self._positional else dict(zip(self._names, given, strict=True))
 
 
 def _conversion(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """What makes a value one that the driver takes. What serving made itself is not checked once more."""
+    """What makes a value that is not None one that the driver takes. What serving made itself is not checked again."""
     if dialect.name == "sqlite" and isinstance(kind, JsonOf):
-        return _json
+        return to_json
     if dialect.name == "sqlite" and isinstance(kind, UtcTime):
         return _moment
     return kind.dialect_impl(dialect).bind_processor(dialect)
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else to_json(value)
-
-
-def _moment(value: datetime | None) -> str | None:
-    """As SQLAlchemy writes it: in UTC, six digits behind the second, no zone."""
-    return None if value is None else value.astimezone(UTC).isoformat(" ", "microseconds")[:26]
+def _moment(value: datetime) -> str:
+    """As SQLAlchemy writes it: in UTC, six digits behind the second, no zone. orjson writes it in a third of the time,
+    save for a whole second, whose digits it leaves out."""
+    if value.microsecond and value.tzinfo is UTC:
+        return orjson.dumps(value)[1:27].decode().replace("T", " ")
+    return value.astimezone(UTC).isoformat(" ", "microseconds")[:26]

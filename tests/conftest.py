@@ -160,9 +160,9 @@ class serving_on:  # noqa: N801  used as a function
     def __enter__(self) -> Served:
         import uvicorn
 
-        from serving.__main__ import KEEP_ALIVE_SECONDS, listen
+        from serving.__main__ import listen
         from serving.app import build_app
-        from serving.http import ClientConnection
+        from serving.http import server_config
         from serving.records import open_records
 
         listener = listen(self.settings)
@@ -170,8 +170,8 @@ class serving_on:  # noqa: N801  used as a function
         with writing(records) as session:
             _, key = create_local_key(session, tenant=self.settings.tenant, lifetime=timedelta(hours=2))
         app = build_app(self.settings, records)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", http=ClientConnection)
-        config.timeout_keep_alive, config.timeout_graceful_shutdown = KEEP_ALIVE_SECONDS, 5
+        config = server_config(app)
+        config.timeout_graceful_shutdown = 5
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, name="serving")
         self.thread.start()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from flywheel.database import reading
@@ -112,6 +113,8 @@ def test_words_so_far_are_on_disk_while_the_answer_still_runs(api: httpx.Client,
 
 def test_asking_the_same_again_is_seen_without_being_told(api: httpx.Client, client: Any) -> None:
     ask = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "Where is the desk?"}], "user": "zoe"}
+    nobody = {**ask, "user": openai.omit}
+    strangers = [client.chat.completions.create(**nobody, max_tokens=2).id for _ in range(2)]
     first, second = (client.chat.completions.create(**ask, max_tokens=2).id for _ in range(2))
 
     def signals(completion_id: str) -> set[tuple[str, str]]:
@@ -120,7 +123,7 @@ def test_asking_the_same_again_is_seen_without_being_told(api: httpx.Client, cli
 
     expected = {("regenerate", "implicit"), ("next_turn_seconds", "implicit")}
     wait_until(lambda: signals(first) == expected, seconds=20)
-    assert signals(second) == set()
+    assert [signals(other) for other in (second, *strangers)] == [set()] * 3
 
 
 def test_browser_rates_by_a_signed_link_and_by_no_other(api: httpx.Client, client: Any) -> None:
@@ -135,6 +138,9 @@ def test_browser_rates_by_a_signed_link_and_by_no_other(api: httpx.Client, clien
     assert api.post(wrong, data={"value": "up"}).status_code == 404
     assert (api.get(wrong).status_code, "👍" in api.get(wrong).text) == (404, False)
     assert api.get(url).headers["cache-control"] == "no-store"
+    behind = {"x-forwarded-proto": "https"}  # a proxy that speaks TLS
+    proxied = api.post("/v1/feedback/links", json={"completion_id": answer.id}, headers=behind).json()["url"]
+    assert proxied.startswith(url.split("/rate/")[0].replace("http://", "https://") + "/rate/")
     assert api.post("/v1/feedback/links", json={"completion_id": "chatcmpl-unknown"}).status_code == 404
 
 

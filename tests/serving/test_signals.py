@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine as Database
 
 from flywheel.database import now, writing
 from flywheel.interactions import OPEN, Interaction
+from flywheel.settings import load_settings
+from serving.app import open_appliance
 from serving.conversations import Conversations, Over, several_servings
 from serving.signals import closed_lately, find_signals
 from tests.made_records import made_interaction
@@ -74,13 +78,19 @@ def test_what_was_left_before_its_end_is_abandoned(database: Database) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_serving_that_starts_knows_the_turns_before_and_looks_at_the_last_hour(database: Database) -> None:
+def test_a_serving_that_starts_knows_the_turns_before_and_looks_at_the_last_hour(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with writing(database) as session:
         old = made_interaction(session, finished_at=now(), asked_at=now() - timedelta(hours=2)).id
         new = made_interaction(session, finished_at=now()).id
-    conversations = Conversations()
-    assert conversations.read(database) == [Over(new, left=False, before=old)]
-    assert conversations.follow("default", "c1", "chatcmpl-next") == new
+    monkeypatch.setattr("serving.app._load_library", lambda _appliance: None)
+
+    async def start() -> tuple[list[Over], str | None]:
+        async with open_appliance(load_settings(home=tmp_path), database) as appliance:
+            return list(appliance.closed), appliance.conversations.follow("default", "c1", "chatcmpl-next")
+
+    assert asyncio.run(start()) == ([Over(new, left=False, before=old)], new)
 
 
 def test_conversations_that_were_silent_longest_are_forgotten() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import Engine
@@ -124,3 +125,24 @@ def test_defect_fails_the_write_that_has_it_and_not_the_writer(writer: RecordWri
         assert ids(database) == {"b"}
 
     asyncio.run(write())
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 11, 28, 9, 30, 5, 120, tzinfo=UTC),
+        datetime(2026, 11, 28, 9, 30, 5, tzinfo=UTC),
+        datetime(2026, 11, 28, 0, 30, 5, 999999, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ],
+)
+def test_a_moment_is_written_as_any_other_statement_would(
+    writer: RecordWriter, database: Engine, moment: datetime
+) -> None:
+    async def run() -> None:
+        write = asked("a")
+        await writer.submit(Write(ASK, {**write.values, "asked_at": moment}, opens=True))
+
+    asyncio.run(run())
+    with Session(database) as session:
+        assert session.get_one(Interaction, "a").asked_at == moment
+        assert session.exec(select(Interaction.id).where(Interaction.asked_at == moment)).all() == ["a"]
