@@ -95,6 +95,12 @@ def test_client_that_goes_away_leaves_a_cancelled_row_and_a_free_engine(
     assert appliance.engines.engines[0].in_flight == 0
     assert appliance.live.in_flight(appliance.live.standing.champion) == 0
 
+    def feedback() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = api.get(f"/v1/interactions/{chunk['id']}").json()["feedback"]
+        return rows
+
+    wait_until(lambda: [row["name"] for row in feedback()] == ["abandon"], seconds=20)
+
 
 def test_words_so_far_are_on_disk_while_the_answer_still_runs(api: httpx.Client, served: Served) -> None:
     body = {**LONG, "max_tokens": 1500, "temperature": 0, "ignore_eos": True}
