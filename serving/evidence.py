@@ -78,28 +78,32 @@ def _look_at(database: Database, experiment: Experiment) -> bool:
         return False
     with writing(database) as session:
         current = session.get_one(Experiment, experiment.id, with_for_update=True)
-        if current.state != "running" or (not final and current.evidence_hash != experiment.evidence_hash):
-            return False  # somebody else has looked meanwhile, and perhaps said SHIP: the next look will see it
-        details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
-        if final or not settled:
-            record_evidence(session, current, evidence)
-            if evidence["verdict"] != "HOLD":
-                record_act(
-                    session, tenant=current.tenant, actor="system", act="verdict", subject=current.id, details=details
-                )
-        if not final:
-            if climbs:
-                climb(session, current)
-            return climbs
-        stop_experiment(session, current, state="stopped")
-        record_act(
-            session,
-            tenant=current.tenant,
-            actor="system",
-            act="stop_experiment",
-            subject=current.id,
-            details=details,
-        )
+        if current.state != "running":
+            return False
+        if final or current.evidence_hash == experiment.evidence_hash:
+            return _act_on(session, current, evidence, final=final, new=final or not settled, climbs=climbs)
+    return _look_at(database, current)  # somebody else has looked meanwhile, perhaps at less, and perhaps said SHIP
+
+
+def _act_on(
+    session: Session, current: Experiment, evidence: dict[str, Any], *, final: bool, new: bool, climbs: bool
+) -> bool:
+    """Store what is `new`, and do what follows from it. True when users are answered otherwise from now on."""
+    details = {"verdict": evidence["verdict"], "sentence": evidence["sentence"]}
+    if new:
+        record_evidence(session, current, evidence)
+        if evidence["verdict"] != "HOLD":
+            record_act(
+                session, tenant=current.tenant, actor="system", act="verdict", subject=current.id, details=details
+            )
+    if not final:
+        if climbs:
+            climb(session, current)
+        return climbs
+    stop_experiment(session, current, state="stopped")
+    record_act(
+        session, tenant=current.tenant, actor="system", act="stop_experiment", subject=current.id, details=details
+    )
     return True
 
 

@@ -135,6 +135,25 @@ def test_a_look_that_began_before_a_ship_does_not_overwrite_it(
     assert state_and_evidence(database, trial)[1]["verdict"] == "SHIP"
 
 
+def test_a_look_that_another_overtakes_which_saw_less_looks_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(database) as session:
+        trial = made_experiment(session, minimum_users=20)
+        rated_users(session, trial, "champion", count=2, liked=0.5)
+
+    def count_slowly(session: Session, trial: Experiment) -> list[UserCounts]:
+        monkeypatch.undo()
+        look_at_running(database, alias="flywheel")
+        with writing(database) as later:
+            rated_users(later, trial, "challenger", count=3, liked=0.5)
+        return []
+
+    monkeypatch.setattr(evidence, "user_counts", count_slowly)
+    look_at_running(database, alias="flywheel")
+    assert sum(state_and_evidence(database, trial)[1]["users"].values()) == 5
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [({"status": "failed", "answer": None}, "ROLLBACK"), ({}, "INVALID")],
