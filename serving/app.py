@@ -22,7 +22,7 @@ from flywheel.settings import Settings
 from serving.access import Access, KeyRing
 from serving.appliance import Appliance
 from serving.chat import ChatCompletions
-from serving.conversations import several_servings
+from serving.conversations import Conversations
 from serving.description import DESCRIPTION
 from serving.engine import Engine, EnginePool
 from serving.graph import build_agent
@@ -33,6 +33,7 @@ from serving.logs import RequestLines, RequestLog
 from serving.metrics import Metrics
 from serving.protocol import RequestIds, install_error_handlers
 from serving.reconcile import reconcile_forever, watch_engines
+from serving.records import several_servings
 from serving.routes import (
     adapters,
     audit,
@@ -151,8 +152,9 @@ async def open_appliance(settings: Settings, database: sqlalchemy.Engine) -> Asy
         shadows=Shadows(at_once=settings.serving.shadow_at_once),
         tracing=_open_tracing(settings),
         tenant=settings.tenant,
+        conversations=None if several_servings(database) else Conversations(),
     )
-    if not several_servings(database):
+    if appliance.conversations is not None:
         appliance.closed.extend(await asyncio.to_thread(appliance.conversations.read, database))
     beside = (reconcile_forever, watch_engines, watch_signals, send_webhooks)
     loops = [asyncio.create_task(run(appliance)) for run in beside]

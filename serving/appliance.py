@@ -67,7 +67,8 @@ class Appliance:
     tenant: str
     """Whose records are meant: the appliance's own, or the caller's (`seen_by`)."""
     caller: Caller | None = None
-    conversations: Conversations = field(default_factory=Conversations)
+    conversations: Conversations | None = None
+    """None where several servings share the records."""
     closed: deque[Over] = field(default_factory=lambda: deque(maxlen=CLOSED_KEPT))
     """Turns that requests have closed, for serving/signals.py."""
     shelves: Shelves = field(default_factory=Shelves)

@@ -21,7 +21,7 @@ from flywheel.interactions import Choice, Interaction
 from serving.access import Caller
 from serving.appliance import Appliance
 from serving.caps import check_prompt
-from serving.conversations import over
+from serving.conversations import Over
 from serving.graph import routed_answer
 from serving.http import teller
 from serving.idempotency import HEADER, Claim
@@ -174,7 +174,7 @@ class Answer:
         for future in (asked, ended):
             if future is not None:
                 future.add_done_callback(note_lost)
-        ended.add_done_callback(lambda done: None if failed(done) else closed.append(over(turn)))
+        ended.add_done_callback(lambda done: None if failed(done) else closed.append(Over.of(turn)))
         return None if hopeless else ended
 
 

@@ -25,11 +25,6 @@ LATELY = timedelta(hours=1)
 """What was closed within it is looked at once more after a start: nobody knows what of it had been."""
 
 
-def several_servings(database: Database) -> bool:
-    """Whether other servings may write to the same records: a server can be shared, a SQLite file has one serving."""
-    return database.dialect.name != "sqlite"
-
-
 def known(row: type[Interaction]) -> ColumnElement[bool]:
     """Whether a turn has a user, or says which conversation it belongs to (`Turn.known`)."""
     named: ColumnElement[Any] = col(row.client_metadata)["conversation_id"].as_string()
@@ -45,14 +40,14 @@ class Over(NamedTuple):
     before: str | None
     """The turn before it in its conversation, where that is remembered."""
 
-
-def over(turn: Turn) -> Over:
-    """What is noted of a turn once its row is closed."""
-    return Over(turn.completion_id, turn.outcome == "cancelled", turn.before)
+    @classmethod
+    def of(cls, turn: Turn) -> Over:
+        """What is noted once the turn's row is closed."""
+        return cls(turn.completion_id, turn.outcome == "cancelled", turn.before)
 
 
 class Conversations:
-    """The last turns of late. Not for several threads at once."""
+    """The last turn of each conversation of late. Not for several threads at once."""
 
     def __init__(self, *, most: int = REMEMBERED) -> None:
         self._most = most
@@ -80,6 +75,7 @@ class Conversations:
             turns = session.execute(latest).all()
         found, lately = list[Over](), now() - LATELY
         for turn, tenant, conversation, status, asked_at, followed in reversed(turns):
-            over = Over(turn, status == "cancelled", self.follow(tenant, conversation, turn) if followed else None)
-            found += [over] if asked_at > lately else []
+            before = self.follow(tenant, conversation, turn) if followed else None
+            if asked_at > lately:
+                found.append(Over(turn, status == "cancelled", before))
         return found

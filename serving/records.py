@@ -23,14 +23,18 @@ from serving.leadership import life_lease
 log = logging.getLogger(__name__)
 
 
+def several_servings(database: Engine) -> bool:
+    """Whether other servings may write to the same records: a server can be shared, a SQLite file has one serving."""
+    return database.dialect.name != "sqlite"
+
+
 def open_records(settings: Settings) -> Engine:
     """The database. Raises UserError when it cannot be used."""
     database = open_database(settings.resolved_database_url)
     migrate(database)
     with writing(database) as session:
         release_lease(session, name=life_lease(settings))  # of our predecessor: we have the port
-        shared = database.dialect.name != "sqlite"
-        _tell(close_interrupted(session, alive=servings_alive(session) if shared else ()))
+        _tell(close_interrupted(session, alive=servings_alive(session) if several_servings(database) else ()))
     with writing(database) as session:
         secret = (
             first_key(session, tenant=settings.tenant)

@@ -27,7 +27,8 @@ from flywheel.implicit import SOURCE, Signal, about_earlier, about_itself
 from flywheel.interactions import CLOSED, OPEN, Interaction
 from flywheel.keys import ApiKey
 from serving.appliance import Appliance
-from serving.conversations import LATELY, Over, known, several_servings
+from serving.conversations import LATELY, Over, known
+from serving.records import several_servings
 from serving.routes.feedback import SAY
 from serving.statements import Write
 

@@ -23,7 +23,7 @@ from flywheel.interactions import Choice
 from serving.appliance import Appliance
 from serving.choices import StreamedChoices, whole_choices, words_of
 from serving.citations import mark_cited, url_citations
-from serving.conversations import over
+from serving.conversations import Over
 from serving.engine import Engine, EnginePool, LostAdapterError, LostEngineError, error_name, error_text, read_json
 from serving.heartbeat import Heartbeat
 from serving.protocol import RequestError
@@ -125,7 +125,7 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
     # A key says that somebody may ask the same elsewhere; and an engine is not asked what the record may not hold.
     surely = turn.claim is not None or not appliance.writer.steady
     turn.opening = appliance.writer.open(turn.asked_write(), hurried=surely or turn.streamed)
-    if turn.known:
+    if turn.known and appliance.conversations is not None:
         turn.before = appliance.conversations.follow(turn.tenant, turn.conversation, turn.completion_id)
     if surely and turn.opening.future is not None:
         await asyncio.shield(turn.opening.future)
@@ -263,7 +263,7 @@ async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage
         await asyncio.shield(asked)  # a heartbeat may wait for it as well
     await ended
     turn.outcome = "finished"
-    appliance.closed.append(over(turn))
+    appliance.closed.append(Over.of(turn))
 
 
 def refusal(status: int, raw: bytes) -> FlywheelError:

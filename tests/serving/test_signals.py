@@ -13,7 +13,8 @@ from flywheel.database import now, writing
 from flywheel.interactions import OPEN, Interaction
 from flywheel.settings import load_settings
 from serving.app import open_appliance
-from serving.conversations import Conversations, Over, several_servings
+from serving.conversations import Conversations, Over
+from serving.records import several_servings
 from serving.signals import closed_lately, find_signals
 from tests.made_records import made_interaction
 
@@ -88,6 +89,7 @@ def test_a_serving_that_starts_knows_the_turns_before_and_looks_at_the_last_hour
 
     async def start() -> tuple[list[Over], str | None]:
         async with open_appliance(load_settings(home=tmp_path), database) as appliance:
+            assert appliance.conversations is not None
             return list(appliance.closed), appliance.conversations.follow("default", "c1", "chatcmpl-next")
 
     assert asyncio.run(start()) == ([Over(new, left=False, before=old)], new)
