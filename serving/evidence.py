@@ -55,6 +55,7 @@ REFUSALS = (
     "as an ai",
 )
 """How an answer begins that refuses. English; in other languages the guardrail sees none, in both arms alike."""
+BEGINNING = min(map(len, REFUSALS))
 
 
 def look_at_running(database: Database, *, alias: str) -> bool:
@@ -154,7 +155,9 @@ def user_counts(session: Session, experiment: Experiment) -> list[UserCounts]:
     no_text = func.coalesce(col(Interaction.answer_words), length) == 0
     again = select(Feedback.completion_id).where(Feedback.name == "regenerate", Feedback.source == IMPLICIT)
     words = func.lower(func.ltrim(func.coalesce(col(Interaction.answer), ""), WHITESPACE))
-    refused = or_(*(words.startswith(phrase, autoescape=True) for phrase in REFUSALS))
+    # Most answers fail the first test, which costs a tenth of the others.
+    begins = func.substr(words, 1, BEGINNING).in_({phrase[:BEGINNING] for phrase in REFUSALS})
+    refused = and_(begins, or_(*(words.startswith(phrase, autoescape=True) for phrase in REFUSALS)))
     counted = (
         select_columns(
             col(Interaction.unit),
