@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 
 import orjson
@@ -113,7 +113,7 @@ class Answer:
     async def run(self) -> None:
         begun = time.monotonic()
         try:
-            await self._speak()
+            await (self._route() if self.turn.routed else speak(self.appliance, self.turn, self._emit))
             if self.turn.streamed:
                 await self.send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
@@ -126,24 +126,24 @@ class Answer:
             await self._fail(error)
         finally:
             self._close("failed", "A defect inside Flywheel; its log says more.")
+            self.turn.said = None  # it knows the turn: nobody but the garbage collector could end the two
             self.appliance.metrics.chat(self.turn, seconds=time.monotonic() - begun)
             if self.turn.target.shadow is not None:  # also where the client left with its whole answer before us
                 self.appliance.shadows.ask(self.appliance, self.turn)
 
-    async def _speak(self) -> None:
-        if not self.turn.routed:
-            return await speak(self.appliance, self.turn, self._emit)
+    async def _route(self) -> None:
         async for piece in routed_answer(self.appliance, self.turn):
             await self._emit(piece)
-        return None
 
-    async def _emit(self, piece: bytes) -> None:
-        if not self.turn.streamed:
-            return await send_bytes(self.send, 200, piece, self.turn.headers())
+    def _emit(self, piece: bytes) -> Awaitable[None]:
+        if self.turn.streamed:
+            return self._stream(piece)
+        return send_bytes(self.send, 200, piece, self.turn.headers())
+
+    async def _stream(self, piece: bytes) -> None:
         if not self.started:
             await self._begin()
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
-        return None
 
     async def _begin(self) -> None:
         """Start the stream, once the row is on disk that says it was asked."""

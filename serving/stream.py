@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -32,7 +32,6 @@ from serving.turn import Turn
 from serving.upstream import Connection
 
 log = logging.getLogger(__name__)
-Told = TypeVar("Told")
 Emit = Callable[[bytes], Awaitable[None]]
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DONE = b"data: [DONE]\n\n"
@@ -131,23 +130,19 @@ async def speak(appliance: Appliance, turn: Turn, emit: Emit) -> None:
         await asyncio.shield(turn.opening.future)
     if turn.target.beside is not None:
         return await _both(appliance, turn, emit)
-    return await _tried_twice(
-        appliance.engines, turn.target.adapter, engine, lambda asked: _ask(appliance, turn, asked, emit)
-    )
+    try:
+        return await _ask(appliance, turn, engine, emit)
+    except LostEngineError as lost:
+        return await _ask(appliance, turn, _next_to_ask(appliance.engines, engine, turn.target.adapter, lost), emit)
 
 
-async def _tried_twice(
-    pool: EnginePool, adapter: str, engine: Engine, ask: Callable[[Engine], Awaitable[Told]]
-) -> Told:
+def _next_to_ask(pool: EnginePool, engine: Engine, adapter: str, lost: LostEngineError) -> Engine:
     """A replica whose connection fails, or that has lost the adapter, is passed over once for another one that is
     ready. Where there is no other the connection is tried once more: an idle one may just have been closed."""
-    try:
-        return await ask(engine)
-    except LostEngineError as lost:
-        other = pool.instead_of(engine, adapter)
-        if other is None and isinstance(lost, LostAdapterError):
-            raise
-        return await ask(other or engine)
+    other = pool.instead_of(engine, adapter)
+    if other is None and isinstance(lost, LostAdapterError):
+        raise lost
+    return other or engine
 
 
 async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
@@ -164,17 +159,21 @@ async def _both(appliance: Appliance, turn: Turn, emit: Emit) -> None:
 
 
 async def _one_of_two(appliance: Appliance, turn: Turn, body: dict[str, Any], *, place: int) -> dict[str, Any]:
-    pool, request_id = appliance.engines, f"{turn.handle}-{place}"
+    pool, adapter, request_id = appliance.engines, body["model"], f"{turn.handle}-{place}"
+    engine = pool.engine_for(adapter)
+    try:
+        return await _whole(engine, body, request_id)
+    except LostEngineError as lost:
+        return await _whole(_next_to_ask(pool, engine, adapter, lost), body, request_id)
 
-    async def ask(engine: Engine) -> dict[str, Any]:
-        async with engine.stream(body, request_id=request_id) as response:
-            raw = await _until_lost(response.read())
-            if response.status != 200:
-                raise refusal(response.status, raw)
-        answer: dict[str, Any] = orjson.loads(raw)
-        return answer
 
-    return await _tried_twice(pool, body["model"], pool.engine_for(body["model"]), ask)
+async def _whole(engine: Engine, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+    async with engine.stream(body, request_id=request_id) as response:
+        raw = await _until_lost(response.read())
+        if response.status != 200:
+            raise refusal(response.status, raw)
+    answer: dict[str, Any] = orjson.loads(raw)
+    return answer
 
 
 async def _ask(appliance: Appliance, turn: Turn, engine: Engine, emit: Emit) -> None:
@@ -252,7 +251,8 @@ async def _tell(appliance: Appliance, turn: Turn, answer: dict[str, Any], emit: 
 
 
 async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage: dict[str, Any]) -> None:
-    turn.passages = mark_cited(turn.passages, words_of(choices))
+    if turn.passages:
+        turn.passages = mark_cited(turn.passages, words_of(choices))
     tokens = {name: usage.get(name) for name in COUNTS[:2]}
     writes = turn.closed_writes("finished", choices, **tokens)
     assert turn.opening is not None, "nobody answers what was not asked"

@@ -68,6 +68,9 @@ class Turn:
     prompt: list[Message]
     other_prompt: list[Message] | None = None
     """What the one beside or in the shadow is asked, where that is in other words."""
+    streamed: bool = False
+    kept: bool = True
+    """Whether the record may hold its words: `store=false` leaves counters only."""
     handle: str = field(default_factory=lambda: uuid_utils.uuid7().hex)
     asked_at: datetime = field(default_factory=now)
     first_token_at: datetime | None = None
@@ -116,15 +119,6 @@ class Turn:
     def known(self) -> bool:
         """Whether its conversation is surely one: strangers who ask the same first question have none."""
         return self.user is not None or bool((self.view.metadata or {}).get("conversation_id"))
-
-    @property
-    def kept(self) -> bool:
-        """Whether the record may hold its words: `store=false` leaves counters only."""
-        return self.view.store is not False
-
-    @property
-    def streamed(self) -> bool:
-        return bool(self.view.stream)
 
     @property
     def wants_usage(self) -> bool:
@@ -270,6 +264,8 @@ def open_turn(
         unit=unit,
         parameters=_parameters(body, view, settings),
         prompt=view.messages,
+        streamed=bool(view.stream),
+        kept=view.store is not False,
         serving=live.leadership.holder,
     )
     if turn.target.beside is not None:

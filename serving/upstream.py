@@ -57,10 +57,6 @@ class Upstream:
         head += f"content-length: {len(body)}\r\n\r\n"
         return Asked(self, head.encode("latin-1") + body, silence=silence, within=within)
 
-    async def connection(self) -> Connection:
-        """One that waits idly, or else a new one."""
-        return self._kept() or await self._connected()
-
     def give_back(self, connection: Connection) -> None:
         """Keep it for the next request, or close it when its answer was not read to the end."""
         if connection.reusable:
@@ -89,7 +85,8 @@ class Upstream:
             connection.abort()
         self._idle.clear()
 
-    def _kept(self) -> Connection | None:
+    def kept(self) -> Connection | None:
+        """A connection that waits idly."""
         while self._idle:
             connection = self._idle.pop()
             if connection.open and time.monotonic() - connection.idle_since < IDLE_SECONDS:
@@ -97,7 +94,8 @@ class Upstream:
             connection.abort()
         return None
 
-    async def _connected(self) -> Connection:
+    async def connected(self) -> Connection:
+        """A new connection. Raises OSError."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -118,7 +116,7 @@ class Asked:
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
-        connection = await self._upstream.connection()
+        connection = self._upstream.kept() or await self._upstream.connected()
         try:
             connection.send(self._request, silence=self._silence, within=self._within)
             await connection.answered()
@@ -182,9 +180,9 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """The whole body."""
         parts = []
-        while part := await self.more():
-            parts.append(part)
-        return b"".join(parts)
+        while self._unread or not self._complete:
+            parts.append(await self.more())
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @property
     def reusable(self) -> bool:
