@@ -43,6 +43,8 @@ from serving.watch import Watch
 
 ASKED, ASKED_SECONDS = "an operator", 600.0
 """How long an adapter stays loaded that somebody wants to roll back to."""
+MOST_TARGETS, LONGEST_UNIT = 10_000, 512
+"""How many are remembered, so that a client's endless names of users do not fill the memory."""
 
 
 class UnknownNameError(NotFoundError):
@@ -138,8 +140,9 @@ class LiveAliases:
         self.leadership = Leadership(database, settings)
         self.merged_until = time.monotonic()
         """When merged weights were last in service here; at first, when this process began."""
-        self._divided_at: tuple[int, Standing | None] = (-1, None)
-        self._both_ready: dict[str, bool] = {}
+        self._targets_of: tuple[int, Standing | None] = (-1, None)
+        self._targets: dict[tuple[str, str, bool, bool], Target] = {}
+        """Of those who asked since the standing or somebody's readiness changed: users ask again and again."""
         self._database = database
         self._engines = engines
         self._in_flight: Counter[str] = Counter()
@@ -151,6 +154,18 @@ class LiveAliases:
 
         Raises UnknownNameError (404), and UnavailableError while nothing is live yet.
         """
+        changes, standing = self._targets_of
+        if changes != self._engines.changes or standing is not self.standing or len(self._targets) >= MOST_TARGETS:
+            self._targets_of, self._targets = (self._engines.changes, self.standing), {}
+        asked = name, unit, routed, picks
+        found = self._targets.get(asked)
+        if found is None:
+            found = self._target(*asked)
+            if len(unit) <= LONGEST_UNIT:
+                self._targets[asked] = found
+        return found
+
+    def _target(self, name: str, unit: str, routed: bool, picks: bool) -> Target:
         standing, serving = self.standing, self.settings.serving
         if name not in (serving.alias, serving.plain_alias):
             if name not in self.wanted():
@@ -166,7 +181,7 @@ class LiveAliases:
             return usual
         place = place_of(serving.alias, unit)
         trial = next((one for one in standing.trials if one.assignment.has(place)), None)
-        return tried(usual, trial, unit, picks=picks) if trial is not None and self._divided(trial) else usual
+        return tried(usual, trial, unit, picks=picks) if trial is not None and self._both_arms_ready(trial) else usual
 
     def _held_out(self, unit: str) -> bool:
         share = self.settings.serving.holdout_share
@@ -197,14 +212,6 @@ class LiveAliases:
                 f"Engines have places for {places} adapters (engine.max_loras), and {len(wanted)} would be wanted: "
                 "decide about a running experiment first, or raise it and restart the engines."
             )
-
-    def _divided(self, trial: Trial) -> bool:
-        """Whether both arms are ready, worked out anew when somebody's readiness or the standing has changed."""
-        changes, standing = self._divided_at
-        if changes != self._engines.changes or standing is not self.standing:
-            self._divided_at = self._engines.changes, self.standing
-            self._both_ready = {one.assignment.id: self._both_arms_ready(one) for one in self.standing.trials}
-        return self._both_ready[trial.assignment.id]
 
     def _both_arms_ready(self, trial: Trial) -> bool:
         if not trial.compares_live or self.merged_in_service():

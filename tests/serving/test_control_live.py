@@ -102,6 +102,17 @@ def test_users_are_split_by_their_names_once_every_replica_is_ready_for_both_arm
         assert standings.adapters_of(name) == {"identity-1", "lora-1"}
 
 
+def test_who_asked_is_remembered_within_bounds(standings: Standings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.live.MOST_TARGETS", 10)
+    with writing(standings.database) as session:
+        made_adapter(session, "identity-1")
+    standings.refresh()
+    for number in range(25):
+        for unit in (f"user-{number}", "x" * 1000 + str(number)):
+            assert standings.live.target("flywheel", unit=unit).adapter == "identity-1"
+    assert sorted(unit for _, unit, _, _ in standings.live._targets) == [f"user-{number}" for number in range(20, 25)]
+
+
 def test_users_who_are_held_out_stay_with_the_base_model_and_out_of_experiments(
     database: Database, tmp_path: Path
 ) -> None:

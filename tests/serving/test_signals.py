@@ -103,3 +103,5 @@ def test_conversations_that_were_silent_longest_are_forgotten() -> None:
     assert conversations.follow("t", "b", "b2") is None
     assert conversations.follow("t", "c", "c2") == "c1"
     assert conversations.follow("other", "c", "c3") is None
+    assert [conversations.follow("t", "x" * 1000, f"long{number}") for number in range(2)] == [None, None]
+    assert conversations.follow("t", "c", "c4") == "c2"  # and pushes nobody out
