@@ -29,11 +29,12 @@ from serving.graph import build_agent
 from serving.idempotency import Idempotency
 from serving.limits import KeyLimits
 from serving.live import LiveAliases
-from serving.logs import RequestLines, RequestLog
+from serving.logs import RequestLines
 from serving.metrics import Metrics
-from serving.protocol import RequestIds, install_error_handlers
+from serving.protocol import install_error_handlers
 from serving.reconcile import reconcile_forever, watch_engines
 from serving.records import several_servings
+from serving.request_layer import RequestLayer
 from serving.routes import (
     adapters,
     audit,
@@ -103,14 +104,13 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
             lines.say()
 
     app = Api(title="Flywheel", version="0.1.0", lifespan=lifespan)
-    app.chats = RequestIds(RequestLog(Access(ChatCompletions(), settings=settings), lines=lines))
+    app.chats = RequestLayer(Access(ChatCompletions(), settings=settings), lines=lines)
     # What is left for the framework: the path in its list, and 405 for another method.
     app.router.routes.append(Route(CHATS, ChatCompletions(), methods=["POST"]))
     for module in ROUTERS:
         app.include_router(module.router)
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(RequestLog, lines=lines)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestLayer, lines=lines)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
     install_error_handlers(app)
     _describe_chats(app)

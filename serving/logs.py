@@ -7,20 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from serving.protocol import STATUS
 
 log = logging.getLogger("serving.requests")
-QUIET = {"/healthz", "/readyz", "/metrics"}
-"""Asked by machines every few seconds; logged only when they fail."""
 LINES = "lines"
 GATHER_SECONDS = 0.1
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them
@@ -98,40 +92,3 @@ class RequestLines:
         waiting, self._waiting = self._waiting, []
         if waiting:
             log.info("request", extra={LINES: waiting})
-
-
-class RequestLog:
-    """Logs a request once its answer is out. The path is logged without its query, which may hold words."""
-
-    def __init__(self, app: ASGIApp, *, lines: RequestLines) -> None:
-        self.app, self.lines = app, lines
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        begun = time.monotonic()
-        try:
-            return await self.app(scope, receive, send)
-        finally:
-            status = scope.get(STATUS, 0)
-            if scope["path"] not in QUIET or status >= 400:
-                self.lines.add(_line(scope, status, time.monotonic() - begun))
-
-
-def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
-    caller = scope.get("state", {}).get("caller")
-    key = caller.key if caller is not None else None
-    return {
-        "time": time.time(),
-        "request_id": scope.get("request_id"),
-        "method": scope["method"],
-        "path": _without_token(scope["path"]),
-        "status": status or None,
-        "milliseconds": round(1000 * seconds, 1),
-        "tenant": caller.tenant if caller is not None else None,
-        "key": key.id if key is not None else None,
-    }
-
-
-def _without_token(path: str) -> str:
-    return "/rate/…" if path.startswith("/rate/") else path

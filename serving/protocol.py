@@ -1,35 +1,30 @@
-"""The shapes of OpenAI's API that are ours to keep: error bodies, request ids, the checks on a chat request's body.
+"""The shapes of OpenAI's API that are ours to keep: error bodies, the checks on a chat request's body.
 
-Every answer carries `x-request-id`; every error is {"error": {"message", "type", "param", "code"}} with a string code.
+Every error is {"error": {"message", "type", "param", "code"}} with a string code.
 A chat body is checked only where we read it: whatever else it holds is the engine's to judge.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-import orjson
-import uuid_utils
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from flywheel.errors import EvidenceError, FlywheelError, LimitError, UnavailableError
 
 RETRY_AFTER_SECONDS = 1
 UNDER_WAY = "request_under_way"
-SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
-log = logging.getLogger(__name__)
 
 
 class StreamOptions(msgspec.Struct):
@@ -114,8 +109,6 @@ def retry_headers(error: FlywheelError) -> dict[str, str]:
 
 Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI takes them."""
-STATUS = "flywheel.status"
-"""Where the scope says what was answered, once it was."""
 JSON_TYPE = (b"content-type", b"application/json")
 
 
@@ -139,50 +132,6 @@ async def send_bytes(send: Send, status: int, body: bytes, headers: Headers = ()
 
 def start_message(status: int, *headers: tuple[bytes, bytes]) -> Message:
     return {"type": "http.response.start", "status": status, "headers": list(headers)}
-
-
-class RequestIds:
-    """Gives every request an id (the client's own, when it is sane), every answer its header, the scope its status.
-
-    The outermost of our layers, so also the last handler: what nobody caught becomes a 500 in OpenAI's shape.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        request_id = _request_id(scope)
-        scope["request_id"] = request_id
-        started = False
-
-        def send_with_id(message: Message) -> Awaitable[None]:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                scope[STATUS] = message["status"]
-                message["headers"].append((b"x-request-id", request_id.encode()))
-            return send(message)
-
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            if not started:
-                text = f"Something went wrong inside Flywheel; its log holds the cause under request id {request_id}."
-                body = orjson.dumps(error_body(text, status=500, code="internal_error"))
-                await send_bytes(send_with_id, 500, body)
-        return None
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text: str = value.decode("latin-1")
-            if SANE_REQUEST_ID.fullmatch(text):
-                return text
-    return f"req_{uuid_utils.uuid7().hex}"
 
 
 def install_error_handlers(app: FastAPI) -> None:

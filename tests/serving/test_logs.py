@@ -11,8 +11,10 @@ import sys
 import httpx
 import orjson
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from serving.logs import GATHER_SECONDS, Gathered, JsonLines, RequestLines
+from serving.request_layer import RequestLayer
 from tests.conftest import Served, wait_until
 
 SECRET_WORDS = "the aubergine is in the lighthouse"
@@ -55,6 +57,26 @@ def test_a_request_is_one_line_with_its_id_and_without_words_or_keys(
     whole = str([line for line in lines(caplog) if str(line["logger"]).startswith("serving")])  # not the client's own
     for secret in (SECRET_WORDS, served.key, "sk-fw-forged", link.rpartition("/")[2], done.text):
         assert secret not in whole
+
+
+def test_a_defect_is_a_500_in_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise KeyError("no such thing")
+
+    async def run() -> httpx.Response:
+        lines = RequestLines()
+        transport = httpx.ASGITransport(RequestLayer(broken, lines=lines))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            answer = await http.get("/v1/models")
+        lines.say()
+        return answer
+
+    with caplog.at_level(logging.INFO):
+        answer = asyncio.run(run())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    [line] = requests(caplog)
+    assert (line["status"], line["request_id"]) == (500, answer.headers["x-request-id"])
 
 
 def test_requests_of_a_moment_are_one_record_and_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
