@@ -33,9 +33,5 @@ def last_user_text(messages: Iterable[Mapping[str, Any]]) -> str:
 
 def conversation_key(messages: Iterable[Mapping[str, Any]], *, user: str | None) -> str:
     """A stable key for a conversation whose client names none: the user and the first thing they said."""
-    first = ""
-    for message in messages:
-        if message.get("role") == "user":
-            first = message_text(message)
-            break
+    first = next((message_text(message) for message in messages if message.get("role") == "user"), "")
     return hashlib.sha256(f"{user or ''}\n{first}".encode()).hexdigest()[:24]
