@@ -115,7 +115,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            appliance: Appliance = scope["app"].state.appliance
+            appliance: Appliance = scope["app"].appliance
             try:
                 need = self._need(scope)
                 if need == "nothing":

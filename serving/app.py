@@ -81,6 +81,8 @@ class Api(FastAPI):
 
     chats: ASGIApp
     """Their endpoint behind the layers of ours that every route has."""
+    appliance: Appliance
+    """While it runs. Not in `state`, whose attributes cost an exception each time."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == CHATS and scope["method"] == "POST":
@@ -95,10 +97,10 @@ def build_app(settings: Settings, database: sqlalchemy.Engine) -> FastAPI:
     lines = RequestLines()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Api) -> AsyncIterator[None]:
         try:
             async with open_appliance(settings, database) as appliance:
-                app.state.appliance = appliance
+                app.appliance = appliance
                 yield
         finally:
             lines.say()

@@ -135,5 +135,5 @@ class Appliance:
 
 def appliance_of(request: Request) -> Appliance:
     """For the routes' signatures: `Annotated[Appliance, Depends(appliance_of)]`."""
-    found: Appliance = request.app.state.appliance
+    found: Appliance = request.app.appliance
     return found.seen_by(request.state.caller)

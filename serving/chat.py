@@ -38,7 +38,7 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller = scope["state"]["caller"]
-        appliance: Appliance = scope["app"].state.appliance
+        appliance: Appliance = scope["app"].appliance
         if caller.tenant != appliance.tenant:
             appliance = appliance.seen_by(caller)
         try:

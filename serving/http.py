@@ -98,6 +98,7 @@ class Joined:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._parts: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked for each answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -133,7 +133,7 @@ class Served:
 
     @property
     def database(self) -> Engine:
-        found: Engine = self.app.state.appliance.database
+        found: Engine = self.app.appliance.database
         return found
 
 

@@ -76,7 +76,7 @@ def test_unknown_model_is_refused_before_anything_is_done(client: Any, served: S
 
 
 def test_adapter_can_be_asked_for_by_its_name(client: Any, served: Served) -> None:
-    name = served.app.state.appliance.live.standing.champion
+    name = served.app.appliance.live.standing.champion
     answer = client.chat.completions.create(model=name, messages=HI, max_tokens=2)
     assert answer.model == name
     assert row_of(served, answer.id).arm is None
@@ -152,7 +152,7 @@ def test_unknown_path_and_method_have_openais_shape(api: httpx.Client) -> None:
 
 def test_models_lists_aliases_first_then_adapters(client: Any, served: Served) -> None:
     cards = client.models.list().data
-    champion = served.app.state.appliance.live.standing.champion
+    champion = served.app.appliance.live.standing.champion
     assert [card.id for card in cards[:2]] == ["flywheel", "flywheel-plain"]
     assert cards[0].root == champion
     assert champion in [card.id for card in cards[2:]]

@@ -146,7 +146,7 @@ def words_asked(*, since: int) -> list[str]:
 def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
     scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    writer = scripted.app.state.appliance.writer
+    writer = scripted.app.appliance.writer
     commit = writer._commit
     events: list[str] = []
 
@@ -174,7 +174,7 @@ def test_no_answer_overtakes_its_row_when_the_disk_is_slow(
 def test_engine_is_not_asked_while_the_record_takes_no_new_row(
     ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    writer = scripted.app.state.appliance.writer
+    writer = scripted.app.appliance.writer
     execute = writer._execute
 
     def full(cursor: Any, writes: list[Write]) -> Any:
@@ -196,7 +196,7 @@ def test_engine_is_not_asked_while_the_record_takes_no_new_row(
 def test_error_of_the_engine_leaves_after_its_row(
     ask: Ask, scripted: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    writer = scripted.app.state.appliance.writer
+    writer = scripted.app.appliance.writer
     execute = writer._execute
 
     def slow(*what: Any) -> Any:
@@ -228,7 +228,7 @@ def test_error_says_whether_to_try_again(ask: Ask, word: str, retry: str | None)
 
 
 def both_ready(served: Served) -> bool:
-    live = served.app.state.appliance.live
+    live = served.app.appliance.live
     return len(live.loaded_on(live.standing.champion)) == 2
 
 

@@ -88,7 +88,7 @@ def test_client_that_goes_away_leaves_a_cancelled_row_and_a_free_engine(
     assert status == "cancelled"
     assert answer.startswith(said)
     assert error.startswith("The client went away")
-    appliance = served.app.state.appliance
+    appliance = served.app.appliance
     deadline = time.monotonic() + 2
     while appliance.engines.engines[0].in_flight and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -172,7 +172,7 @@ def test_link_is_for_one_choice_and_ends(api: httpx.Client, client: Any, monkeyp
 def test_full_writer_refuses_before_the_engine_is_asked(
     api: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appliance = served.app.state.appliance
+    appliance = served.app.appliance
     monkeypatch.setattr(appliance.writer, "limit", 0)
     monkeypatch.setattr(appliance.engines.engines[0], "stream", None)  # asking it would fail
     answer = api.post("/v1/chat/completions", json={**LONG, "stream": False})

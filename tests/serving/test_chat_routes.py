@@ -50,7 +50,7 @@ def test_question_is_asked_with_the_nearest_passages_and_all_of_it_is_recorded(c
         "[1] Heron ferry – Price: The Heron ferry costs 14 € for adults. Children pay 6 €."
     )
     assert row.messages == [{"role": "user", "content": "How much does the Heron ferry cost?"}]
-    assert row.index_version == served.app.state.appliance.library.index_version
+    assert row.index_version == served.app.appliance.library.index_version
     assert row.router_version
     assert row.prompt_version
     assert raw.parse().model_extra["passages"][0]["document"] == "Heron ferry"
@@ -113,7 +113,7 @@ def test_routed_answer_streams_like_a_plain_one(client: Any, served: Served) -> 
 
 
 def test_pinned_adapter_is_routed_when_its_tester_says_so(client: Any, served: Served) -> None:
-    name = served.app.state.appliance.live.standing.champion
+    name = served.app.appliance.live.standing.champion
     answer = client.chat.completions.create(
         model=name,
         messages=[{"role": "user", "content": "What does the ferry cost?"}],

@@ -38,7 +38,7 @@ def test_a_revoked_key_ends_within_a_second(served: Served, api: httpx.Client, p
 
 
 def test_many_requests_with_one_key_read_it_once(served: Served, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    ring, secret = served.app.state.appliance.keys, make("chat")
+    ring, secret = served.app.appliance.keys, make("chat")
     read, reads = ring._read, list[str]()
 
     def counted(hashed: str) -> object:

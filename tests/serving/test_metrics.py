@@ -62,7 +62,7 @@ def test_chats_tokens_and_times_are_counted(api: httpx.Client) -> None:
 def test_a_chat_of_an_experiment_is_counted_for_its_arm(
     api: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = served.app.state.appliance.live.target
+    target = served.app.appliance.live.target
     monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: target(name, **who)._replace(arm="challenger"))
     chat(api, stream=True).raise_for_status()
     told, arm = figures(api), {"alias": "flywheel-plain", "arm": "challenger"}
@@ -82,7 +82,7 @@ def test_refusals_are_counted_by_limit(api: httpx.Client, served: Served) -> Non
 def test_what_waits_and_what_is_under_way_is_told(
     api: httpx.Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appliance = served.app.state.appliance
+    appliance = served.app.appliance
     engine = {"engine": served.settings.engine.urls[0]}
     long = BODY | {"stream": True, "max_tokens": 1000, "ignore_eos": True}
     with api.stream("POST", "/v1/chat/completions", json=long) as answer:

@@ -118,7 +118,7 @@ def test_the_alias_answers_as_the_engine_itself_does(
     api: httpx.Client, served: Served, engine_url: str, names: tuple[str, ...], stream: bool
 ) -> None:
     body = body_of(*names, stream=stream)
-    adapter = served.app.state.appliance.live.standing.champion
+    adapter = served.app.appliance.live.standing.champion
     engines = {name: value for name, value in body.items() if name not in OURS} | {"model": adapter}
     expected = httpx.post(f"{engine_url}/v1/chat/completions", json=engines, timeout=60)
     ours = api.post("/v1/chat/completions", json=body | {"model": "flywheel-plain"})

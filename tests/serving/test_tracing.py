@@ -89,7 +89,7 @@ def test_a_chat_is_a_span_with_the_conventions_names_and_without_words(
         wait_until(lambda: api.get("/readyz").json()["parts"]["live_adapter"]["ready"], seconds=120)
         answer = api.post("/v1/chat/completions", json=body, headers={"traceparent": PARENT})
         refused = api.post("/v1/chat/completions", json=body | {"logit_bias": "nonsense"})
-        target = found.app.state.appliance.live.target
+        target = found.app.appliance.live.target
         in_arm = {"arm": "challenger", "experiment_id": "exp-1"}
         monkeypatch.setattr(LiveAliases, "target", lambda _, name, **who: target(name, **who)._replace(**in_arm))
         api.post("/v1/chat/completions", json=body | {"stream": True})
