@@ -17,12 +17,11 @@ from sqlmodel import col
 
 from flywheel.database import now, reading
 from flywheel.interactions import Interaction
+from serving.protocol import LONGEST_NAME
 from serving.turn import Turn
 
 REMEMBERED = 50_000
 """Conversations; some 300 bytes each."""
-LONGEST = 512
-"""A client's name for a conversation; those of longer ones are not remembered, so that they do not fill the memory."""
 LATELY = timedelta(hours=1)
 """What was closed within it is looked at once more after a start: nobody knows what of it had been."""
 
@@ -58,7 +57,7 @@ class Conversations:
 
     def follow(self, tenant: str, conversation: str, completion_id: str) -> str | None:
         """Note this turn as the last of its conversation; the one before it."""
-        if len(conversation) > LONGEST:
+        if len(conversation) > LONGEST_NAME:
             return None
         key = tenant, conversation
         before = self._last.pop(key, None)

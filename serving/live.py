@@ -39,12 +39,12 @@ from flywheel.variants import Variant
 from serving.counted import Counted
 from serving.engine import EnginePool
 from serving.leadership import Leadership
+from serving.protocol import LONGEST_NAME
 from serving.watch import Watch
 
 ASKED, ASKED_SECONDS = "an operator", 600.0
 """How long an adapter stays loaded that somebody wants to roll back to."""
-MOST_TARGETS, LONGEST_UNIT = 10_000, 512
-"""How many are remembered, so that a client's endless names of users do not fill the memory."""
+MOST_TARGETS = 10_000
 
 
 class UnknownNameError(NotFoundError):
@@ -161,7 +161,7 @@ class LiveAliases:
         found = self._targets.get(asked)
         if found is None:
             found = self._target(*asked)
-            if len(unit) <= LONGEST_UNIT:
+            if len(unit) <= LONGEST_NAME:
                 self._targets[asked] = found
         return found
 

@@ -109,6 +109,8 @@ def retry_headers(error: FlywheelError) -> dict[str, str]:
 
 Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI takes them."""
+LONGEST_NAME = 512
+"""Characters of a client's name for a user or a conversation: longer ones are kept in the record, but not in memory."""
 JSON_TYPE = (b"content-type", b"application/json")
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 
-@lru_cache(maxsize=1 << 14)  # the same users come again and again
 def unit_interval(salt: str, unit: str) -> float:
     """The place of `unit` in [0, 1): the first eight bytes of sha256("salt:unit"), big endian, over 2^64."""
     digest = hashlib.sha256(f"{salt}:{unit}".encode()).digest()

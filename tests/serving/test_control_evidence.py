@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,6 +118,21 @@ def test_the_first_ship_stands_so_that_an_approval_can_be_bound_to_it(database: 
     assert state_and_evidence(database, trial) == ("running", ship)
 
 
+def look_overtaken(
+    database: Database, monkeypatch: pytest.MonkeyPatch, before_it_ends: Callable[[], None] = lambda: None
+) -> None:
+    """A look that has seen nobody when another one, which began later, is done."""
+
+    def count_slowly(_session: Session, _trial: Experiment) -> list[UserCounts]:
+        monkeypatch.undo()
+        look_at_running(database, alias="flywheel")
+        before_it_ends()
+        return []
+
+    monkeypatch.setattr(evidence, "user_counts", count_slowly)
+    look_at_running(database, alias="flywheel")
+
+
 def test_a_look_that_began_before_a_ship_does_not_overwrite_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,14 +140,7 @@ def test_a_look_that_began_before_a_ship_does_not_overwrite_it(
         trial = made_experiment(session, minimum_users=20)
         rated_users(session, trial, "champion", count=40, liked=0.2)
         rated_users(session, trial, "challenger", count=40, liked=0.8)
-
-    def count_slowly(session: Session, trial: Experiment) -> list[UserCounts]:
-        monkeypatch.undo()
-        look_at_running(database, alias="flywheel")  # the other look, which is done first
-        return []
-
-    monkeypatch.setattr(evidence, "user_counts", count_slowly)
-    look_at_running(database, alias="flywheel")
+    look_overtaken(database, monkeypatch)
     assert state_and_evidence(database, trial)[1]["verdict"] == "SHIP"
 
 
@@ -142,15 +151,11 @@ def test_a_look_that_another_overtakes_which_saw_less_looks_again(
         trial = made_experiment(session, minimum_users=20)
         rated_users(session, trial, "champion", count=2, liked=0.5)
 
-    def count_slowly(session: Session, trial: Experiment) -> list[UserCounts]:
-        monkeypatch.undo()
-        look_at_running(database, alias="flywheel")
-        with writing(database) as later:
-            rated_users(later, trial, "challenger", count=3, liked=0.5)
-        return []
+    def more_users() -> None:
+        with writing(database) as session:
+            rated_users(session, trial, "challenger", count=3, liked=0.5)
 
-    monkeypatch.setattr(evidence, "user_counts", count_slowly)
-    look_at_running(database, alias="flywheel")
+    look_overtaken(database, monkeypatch, before_it_ends=more_users)
     assert sum(state_and_evidence(database, trial)[1]["users"].values()) == 5
 
 
