@@ -45,7 +45,8 @@ def serve(environment: dict[str, str]) -> None:
 
 def serve_unrecorded(environment: dict[str, str]) -> None:
     """The same with a writer that says at once that all is written, and writes nothing: what is left costs the rest."""
-    from serving.writer import Opening, RecordWriter  # noqa: PLC0415
+    from serving.submission import Opening  # noqa: PLC0415
+    from serving.writer import RecordWriter  # noqa: PLC0415
 
     def written(*_what: object, **_how: object) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

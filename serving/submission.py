@@ -11,12 +11,33 @@ from flywheel.errors import FlywheelError
 from serving.statements import Write
 
 
+class Opening:
+    """A row that was opened and will be ended."""
+
+    __slots__ = ("ended", "future", "row", "write")
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+        self.row: str = write.values["id"]
+        self.ended = False
+        self.future: asyncio.Future[None] | None = None
+        """Done once the row is on disk; none while it is put off."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known that the row is not there."""
+        future = self.future
+        return future is not None and future.done() and not future.cancelled() and future.exception() is not None
+
+
 class Submission(NamedTuple):
     """Writes that are kept together or not at all."""
 
     writes: Sequence[Write]
     future: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
+    ends: str | None = None
+    """The row that the first of them ends."""
 
 
 def settle(group: list[Submission], error: FlywheelError | None) -> None:

@@ -27,7 +27,7 @@ from serving.idempotency import Claim
 from serving.live import LiveAliases, Target
 from serving.protocol import ChatBody, Headers, speaker_headers
 from serving.statements import Write
-from serving.writer import Opening
+from serving.submission import Opening
 
 INTERACTION: Table = Interaction.__table__  # type: ignore[attr-defined]
 CANDIDATE: Table = Candidate.__table__  # type: ignore[attr-defined]

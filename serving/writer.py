@@ -2,8 +2,9 @@
 
 Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
 commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
-that fails does not take its neighbours with it. Rows that still wait when the process dies are lost; nobody was told
-that they were kept.
+that fails does not take its neighbours with it; a row on disk whose end could not be written, because the database was
+in trouble, is ended once the trouble is over. Rows that still wait when the process dies are lost; nobody was told that
+they were kept.
 
 A commit costs more than a row of it, and a row that is written twice nearly twice as much as one. So while other chats
 are under way a group gathers for some milliseconds (a lonely row is committed at once), and a row that nobody waits for
@@ -18,18 +19,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
 from flywheel.errors import FlywheelError, UnavailableError
 from serving.disk import Disk
 from serving.statements import ROW, Prepared, Write
-from serving.submission import Submission, settle
+from serving.submission import Opening, Submission, settle
+from serving.unended import TroubleError, Unended
 
 GROUP_LIMIT = 256
 GATHER_SECONDS = 0.008
@@ -39,25 +42,6 @@ PUT_OFF_SECONDS = 0.02
 SLOW_SECONDS, STALLED_SECONDS = 0.25, 2.0
 """A commit that takes longer: rows are awaited before engines are asked; new requests are refused until it is over."""
 log = logging.getLogger(__name__)
-
-
-class Opening:
-    """A row that was opened and will be ended."""
-
-    __slots__ = ("ended", "future", "row", "write")
-
-    def __init__(self, write: Write) -> None:
-        self.write = write
-        self.row: str = write.values["id"]
-        self.ended = False
-        self.future: asyncio.Future[None] | None = None
-        """Done once the row is on disk; none while it is put off."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it is known that the row is not there."""
-        future = self.future
-        return future is not None and future.done() and not future.cancelled() and future.exception() is not None
 
 
 class Alarm(NamedTuple):
@@ -78,7 +62,9 @@ class RecordWriter:
         self.rows = 0
         self.on_commit: Callable[[int], None] = lambda rows: None
         """Told of each commit's rows, in the writer's thread."""
+        self._unended = Unended(limit=limit)
         self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
+        self._trouble = (OperationalError, database.dialect.loaded_dbapi.OperationalError)
         self._connection: PoolProxiedConnection | None = None
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._coming: deque[Submission] = deque()
@@ -130,19 +116,13 @@ class RecordWriter:
         begun = self._begun
         return 0.0 if begun is None else time.monotonic() - begun
 
-    def submit(self, *writes: Write, closing: bool = False) -> asyncio.Future[None]:
+    def submit(self, *writes: Write) -> asyncio.Future[None]:
         """Queue `writes` as one; the future resolves once they are committed. Call it on the event loop.
 
-        Raises UnavailableError at once when the writer is behind, unless they close a row whose answer is already under
-        way.
+        Raises UnavailableError at once when the writer is behind.
         """
-        if not closing:
-            self._refuse_when_behind()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._coming.append(Submission(writes, future, loop))
-        self._ring(loop, GATHER_SECONDS if self._open else 0.0)
-        return future
+        self._refuse_when_behind()
+        return self._queue(writes)
 
     def open(self, write: Write, *, hurried: bool) -> Opening:
         """Queue a row that `end` will end, or put it off when nobody waits for it yet. Raises as `submit` does."""
@@ -165,9 +145,16 @@ class RecordWriter:
             values = {**opening.write.values, **write.values}
             del values[ROW]
             whole = Write(opening.write.statement, values, opens=True)
-            opening.future = self.submit(whole, *more, closing=True)
+            opening.future = self._queue((whole, *more), ends=row)
             return opening.future
-        return self.submit(write, *more, closing=True)
+        return self._queue((write, *more), ends=row)
+
+    def _queue(self, writes: Sequence[Write], *, ends: str | None = None) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._coming.append(Submission(writes, future, loop, ends))
+        self._ring(loop, GATHER_SECONDS if self._open else 0.0)
+        return future
 
     def _refuse_when_behind(self) -> None:
         if self.behind:
@@ -183,7 +170,7 @@ class RecordWriter:
         """Queue what has been put off for long enough."""
         self._turning = None
         for opening in self._older.values():
-            opening.future = self.submit(opening.write, closing=True)
+            opening.future = self._queue((opening.write,))
         self._older, self._younger = self._younger, {}
         if self._older:
             self._turn_later()
@@ -203,9 +190,13 @@ class RecordWriter:
         self._bell.put(True)
 
     def _run(self) -> None:
-        while self._bell.get():
+        going = True
+        while going:
+            with suppress(queue.Empty):
+                going = self._bell.get(timeout=self._unended.wait)
             self._write_waiting()
-        self._write_waiting()
+            for group in self._unended.groups(GROUP_LIMIT, last=not going):
+                self._write_group(group)
         if self._connection is not None:
             self._connection.close()
 
@@ -220,10 +211,11 @@ class RecordWriter:
     def _write_group(self, group: list[Submission]) -> None:
         error = self._commit(group)
         if error is None or len(group) == 1:
+            self._unended.hear(group, error)
             settle(group, error)
             return
         for submission in group:  # somebody in it is at fault: each alone, so that only that one fails
-            settle([submission], self._commit([submission]))
+            self._write_group([submission])
 
     def _commit(self, group: list[Submission]) -> FlywheelError | None:
         """With the driver itself: for rows that are ready, SQLAlchemy's own steps would cost more than the commit."""
@@ -238,7 +230,8 @@ class RecordWriter:
             self._failing = True
             reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
             log.error("%d rows could not be written: %s", len(group), reason)
-            return UnavailableError(f"The record could not be written ({reason}). Try again in a moment.")
+            told = f"The record could not be written ({reason}). Try again in a moment."
+            return TroubleError(told) if isinstance(error, self._trouble) else UnavailableError(told)
         except Exception:  # whoever waits must hear of it, and the thread has to go on
             self._give_up(connection)
             log.exception("%d rows could not be written", len(group))

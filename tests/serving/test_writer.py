@@ -53,11 +53,11 @@ def test_full_queue_refuses_newcomers_and_still_takes_what_closes_a_row(database
     writer._thread.is_alive = lambda: True  # type: ignore[method-assign]  # not started: nothing is taken away
 
     async def fill() -> None:
-        writer.submit(asked("a"))
+        opening = writer.open(asked("a"), hurried=True)
         writer.submit(asked("b"))
         with pytest.raises(UnavailableError):
             writer.submit(asked("c"))
-        writer.submit(asked("d"), closing=True)
+        writer.end(opening, closed("a", "word"))
 
     asyncio.run(fill())
     assert writer.waiting == 3

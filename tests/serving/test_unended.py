@@ -1,0 +1,147 @@
+"""Rows on disk whose ends could not be written: they are ended once the database takes writes again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+
+from flywheel.database import new_id, now
+from flywheel.errors import UnavailableError
+from flywheel.feedback import Feedback
+from flywheel.pairs import Candidate
+from serving.routes.feedback import SAY
+from serving.statements import Write
+from serving.submission import Opening
+from serving.turn import CLOSE, OFFER
+from serving.writer import RecordWriter
+from tests.conftest import wait_until
+from tests.serving.made_writes import asked, closed, state
+
+
+class Trouble:
+    """A database that takes nothing, or again everything, as its driver would say it."""
+
+    def __init__(self, writer: RecordWriter) -> None:
+        self.writer, self._execute = writer, writer._execute
+        self._error: Exception = writer.database.dialect.loaded_dbapi.OperationalError("the disk is full")
+        self.there = False
+        self.refused: list[list[Write]] = []
+        writer._execute = self.execute  # type: ignore[method-assign]
+
+    def execute(self, cursor: Any, writes: list[Write]) -> int:
+        if self.there:
+            self.refused.append(writes)
+            raise self._error
+        return self._execute(cursor, writes)
+
+    def end(self, **ends: tuple[tuple[Write, ...], ...]) -> None:
+        """Open these rows, then try to end them while there is trouble, each so often."""
+
+        async def write() -> None:
+            openings = {name: self.writer.open(asked(name), hurried=True) for name in ends}
+            await asyncio.gather(*(opening.future for opening in openings.values() if opening.future))
+            self.there = True
+            for name, tries in ends.items():
+                for writes in tries:
+                    with pytest.raises(UnavailableError):
+                        await self.writer.end(openings[name], *writes)
+
+        asyncio.run(write())
+
+
+@pytest.fixture
+def trouble(writer: RecordWriter, monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    monkeypatch.setattr("serving.unended.QUIET_SECONDS", 0.05)
+    return Trouble(writer)
+
+
+def other_choice(name: str) -> Write:
+    text = {"text": "words", "parameters": {}, "choice": 1, "adapter": None, "prompt_version": None}
+    row = {"id": new_id("cand"), "tenant": "default", "completion_id": name, "created_at": now()}
+    return Write(OFFER, {**row, **text})
+
+
+def failed(name: str) -> Write:
+    return Write(CLOSE, {**closed(name, "some").values, "status": "failed"})
+
+
+def test_row_is_ended_with_the_last_word_on_it_although_nobody_comes_any_more(
+    trouble: Trouble, database: Engine
+) -> None:
+    trouble.end(a=((closed("a", "all"), other_choice("a")), (failed("a"),)))
+    rating = Feedback(id=new_id("fb"), completion_id="a", name="comment", text="x", created_at=now())
+    with suppress(UnavailableError):  # about the same row, and refused: whoever sent it was told so
+        asyncio.run(submit(trouble.writer, Write(SAY, rating.model_dump())))
+    assert state(database, "a") == ("asked", None)
+    trouble.there = False
+    wait_until(lambda: state(database, "a") == ("failed", "some"), seconds=5)
+    with Session(database) as session:
+        assert not session.exec(select(Candidate)).all()
+        assert not session.exec(select(Feedback)).all()
+
+
+def test_while_the_trouble_goes_on_one_row_asks_for_all(trouble: Trouble, database: Engine) -> None:
+    trouble.end(**{name: ((failed(name),),) for name in "abc"})
+    trouble.refused.clear()
+    wait_until(lambda: len(trouble.refused) >= 3, seconds=5)
+    assert {len(writes) for writes in trouble.refused} == {1}
+    trouble.there = False
+    wait_until(lambda: all(state(database, name) == ("failed", "some") for name in "abc"), seconds=5)
+
+
+def test_end_that_was_written_after_all_is_not_written_again(trouble: Trouble, database: Engine) -> None:
+    async def end_after_all() -> None:
+        opening = Opening(asked("a"))
+        opening.ended = True
+        trouble.there = False
+        await trouble.writer.end(opening, failed("a"))
+
+    trouble.end(a=((closed("a", "all"), other_choice("a")),))
+    asyncio.run(end_after_all())
+    assert trouble.writer._unended.wait is None
+    assert state(database, "a") == ("failed", "some")
+
+
+def test_what_is_at_fault_itself_is_not_tried_again(trouble: Trouble, database: Engine) -> None:
+    nonsense = Write(CLOSE, {**failed("a").values, "status": "nonsense"})
+    trouble.end(a=((nonsense,),), b=((failed("b"),),))
+    trouble.there = False
+    wait_until(lambda: state(database, "b") == ("failed", "some"), seconds=5)
+    wait_until(lambda: trouble.writer._unended.wait is None, seconds=5)
+    assert state(database, "a") == ("asked", None)
+
+
+def test_row_that_is_not_on_disk_is_not_remembered(trouble: Trouble) -> None:
+    async def write() -> None:
+        opening = trouble.writer.open(asked("a"), hurried=False)
+        with pytest.raises(UnavailableError):
+            await trouble.writer.end(opening, failed("a"))
+
+    trouble.there = True
+    asyncio.run(write())
+    assert trouble.writer._unended.wait is None
+
+
+def test_no_more_are_remembered_than_may_wait(trouble: Trouble, database: Engine) -> None:
+    trouble.writer._unended._limit = 2
+    trouble.end(**{name: ((failed(name),), (failed(name),)) for name in "abc"})
+    trouble.there = False
+    wait_until(lambda: state(database, "b") == ("failed", "some"), seconds=5)
+    assert [state(database, name) for name in "ac"] == [("failed", "some"), ("asked", None)]
+
+
+def test_writer_that_ends_tries_once_more(trouble: Trouble, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.unended.QUIET_SECONDS", 600)
+    trouble.end(a=((failed("a"),),))
+    trouble.there = False
+    trouble.writer.close()
+    assert state(database, "a") == ("failed", "some")
+
+
+async def submit(writer: RecordWriter, write: Write) -> None:
+    await writer.submit(write)
