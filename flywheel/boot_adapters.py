@@ -16,7 +16,7 @@ from flywheel.adapter_files import verify_adapter
 from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash, module_shapes
 from flywheel.database import database_exists, open_database, reading
-from flywheel.errors import UserError
+from flywheel.errors import UnavailableError, UserError
 from flywheel.promotions import live_adapter
 from flywheel.settings import Settings
 
@@ -42,7 +42,7 @@ def _live_names(settings: Settings, base: str) -> list[str]:
         with reading(database) as session:
             live = live_adapter(session, alias=settings.serving.alias, base_model_hash=base)
             identity = identity_adapter(session, base_model_hash=base)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnavailableError) as error:
         log.warning("An engine starts without the live adapter: %s", str(error).splitlines()[0])
         return []
     finally:

@@ -23,13 +23,17 @@ from alembic.config import Config
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import JSON, Connection, DateTime, Dialect, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session
 
-from flywheel.errors import UserError
+from flywheel.errors import UnavailableError, UserError
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768")
+TROUBLE: tuple[type[SQLAlchemyError], ...] = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What says that the database takes or tells nothing now: a full disk, a lock held for too long, a server that is away.
+Whoever asked is not at fault."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -146,20 +150,38 @@ def _prepare_sqlite(engine: Engine, file: str | None, *, checkpoints: bool) -> N
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session for queries; nothing is committed."""
-    with Session(engine, expire_on_commit=False) as session:
+    """A session for queries; nothing is committed. Raises UnavailableError when the database is in trouble."""
+    with _trouble_told(), Session(engine, expire_on_commit=False) as session:
         yield session
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
-    """A session whose work is committed at the end of the block, or rolled back whole when the block raises."""
+    """A session whose work is committed at the end of the block, or rolled back whole when the block raises.
+
+    Raises UnavailableError when the database is in trouble.
+    """
     with (
+        _trouble_told(),
         engine.connect().execution_options(sqlite_immediate=True) as connection,
         Session(connection, expire_on_commit=False) as session,
         session.begin(),
     ):
         yield session
+
+
+@contextmanager
+def _trouble_told() -> Iterator[None]:
+    try:
+        yield
+    except TROUBLE as error:
+        text = f"The database cannot be used now ({reason_of(error)}). Try again in a moment."
+        raise UnavailableError(text) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line, without the statement and its values."""
+    return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
 
 
 def alembic_config(engine: Engine) -> Config:
@@ -175,7 +197,7 @@ def migrate(engine: Engine) -> None:
     try:
         command.upgrade(alembic_config(engine), "head")
     except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
+        reason = reason_of(error)
         raise UserError(
             f"The database {engine.url!r} cannot be used: {reason}. Check database_url and that it is running."
         ) from error

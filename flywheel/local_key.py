@@ -12,8 +12,8 @@ from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from flywheel.database import database_exists, open_database, writing
-from flywheel.errors import UserError
+from flywheel.database import database_exists, open_database, reason_of, writing
+from flywheel.errors import UnavailableError, UserError
 from flywheel.keys import create_local_key, remove_local_key
 from flywheel.settings import Settings
 
@@ -35,10 +35,11 @@ def local_key(settings: Settings) -> Iterator[str]:
     try:
         with writing(database) as session:
             key, secret = create_local_key(session, tenant=settings.tenant, lifetime=LONGEST)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnavailableError) as error:
         database.dispose()
         raise UserError(
-            "The records cannot be opened from here to make a key for this command. Set FLYWHEEL_API_KEY."
+            "No key can be made for this command: the records cannot be used from here "
+            f"({reason_of(error.__cause__ or error)}). See to that, or set FLYWHEEL_API_KEY."
         ) from error
     try:
         yield secret

@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -87,7 +88,7 @@ class KeyRing:
     async def _refresh(self, hashed: str) -> KeyCard | None:
         try:
             key = await asyncio.to_thread(self._read, hashed)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnavailableError) as error:
             raise UnavailableError("API keys cannot be checked: the database does not answer.") from error
         finally:
             del self._reading[hashed]
@@ -102,7 +103,7 @@ class KeyRing:
         if key is None:
             return None
         if key.card().valid and (key.last_used_at is None or now() - key.last_used_at > USE_NOTED):
-            with writing(self._database) as session:
+            with suppress(UnavailableError), writing(self._database) as session:  # who may ask is known all the same
                 note_use(session, key.id)
         return key.card()
 

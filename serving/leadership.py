@@ -20,6 +20,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import new_id, writing
+from flywheel.errors import UnavailableError
 from flywheel.leases import ENGINES, SERVING, release_lease, take_lease
 from flywheel.settings import Settings
 
@@ -72,7 +73,11 @@ class Leadership:
                 with writing(self._database) as session:
                     take_lease(session, name=self._life, holder=self.holder, seconds=LIFE_SECONDS)
                     leads = take_lease(session, name=ENGINES, holder=self.holder, seconds=self._seconds)
-            except SQLAlchemyError as error:  # a full disk, say: it leads as long as nobody else can
+            except (
+                SQLAlchemyError,
+                UnavailableError,
+            ) as error:
+                # a full disk, say: it leads as long as nobody else can
                 log.warning("leadership: the lease cannot be renewed: %s", str(error).splitlines()[0])
                 return self.held
             self._until = asked + self._seconds if leads else 0.0

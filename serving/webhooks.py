@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.audit import AuditEntry
 from flywheel.database import now, reading, writing
+from flywheel.errors import UnavailableError
 from flywheel.webhook_address import secret_bytes
 from flywheel.webhooks import WebhookReceiver, entries_after, event_of, new_receiver, url_hash
 from serving.appliance import Appliance
@@ -65,7 +66,7 @@ class Outlet:
             try:
                 if leads():
                     await self.send_waiting()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, UnavailableError) as error:
                 log.error("webhooks to %s wait for the database: %s", self.host, str(error).splitlines()[0])
             wait = FIRST_WAIT_SECONDS * 2 ** min(self.refused - 1, 20)
             await asyncio.sleep(min(wait, LONGEST_WAIT_SECONDS) if self.refused else LOOK_SECONDS)

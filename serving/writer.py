@@ -25,9 +25,10 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from flywheel.database import TROUBLE, reason_of
 from flywheel.errors import FlywheelError, UnavailableError
 from serving.disk import Disk
 from serving.statements import ROW, Prepared, Write
@@ -64,7 +65,7 @@ class RecordWriter:
         """Told of each commit's rows, in the writer's thread."""
         self._unended = Unended(limit=limit)
         self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
-        self._trouble = (OperationalError, database.dialect.loaded_dbapi.OperationalError)
+        self._trouble = (*TROUBLE, database.dialect.loaded_dbapi.OperationalError)
         self._connection: PoolProxiedConnection | None = None
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._coming: deque[Submission] = deque()
@@ -228,7 +229,7 @@ class RecordWriter:
         except (SQLAlchemyError, self._driver_error, ValueError) as error:  # ValueError: what no database can encode
             self._give_up(connection)
             self._failing = True
-            reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+            reason = reason_of(error)
             log.error("%d rows could not be written: %s", len(group), reason)
             told = f"The record could not be written ({reason}). Try again in a moment."
             return TroubleError(told) if isinstance(error, self._trouble) else UnavailableError(told)

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import reading
-from flywheel.errors import NotFoundError
+from flywheel.errors import NotFoundError, UnavailableError
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["health"])
@@ -62,7 +62,7 @@ def _database(appliance: Appliance) -> dict[str, Any]:
     try:
         with reading(appliance.database) as session:
             session.execute(text("SELECT 1"))
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnavailableError) as error:
         return _part(False, str(error).splitlines()[0])
     return _part(True, appliance.database.dialect.name)
 

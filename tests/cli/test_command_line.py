@@ -26,6 +26,7 @@ def flywheel(*arguments: str, home: Path, **variables: str) -> subprocess.Comple
         (("status",), {"FLYWHEEL_SERVING__PORT": "9"}, "Start the appliance with `flywheel up`"),
         (("--set", "serving.prot=1", "status"), {}, "Did you mean FLYWHEEL_SERVING__PORT?"),
         (("--set", "serving.port=many", "status"), {}, "Setting serving.port"),
+        (("status",), {"FLYWHEEL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "onnection refused"),
         (("up",), {"FLYWHEEL_BASE_MODEL": "/no/such/model"}, "No base model '/no/such/model'"),
         (("ingest", "/no/such/file.md"), {}, "There is no file or folder /no/such/file.md"),
     ],

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,12 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import BaseModel
 from sqlalchemy import Column, Engine, MetaData, String, Table, insert, select, text
-from sqlalchemy.exc import StatementError
-from sqlmodel import SQLModel
+from sqlalchemy.exc import IntegrityError, StatementError
+from sqlmodel import Session, SQLModel
 
 import flywheel.records  # noqa: F401  (fills the metadata)
-from flywheel.database import JsonOf, UtcTime, migrate, new_id, now, open_database, writing
-from flywheel.errors import UserError
+from flywheel.database import JsonOf, UtcTime, migrate, new_id, now, open_database, reading, writing
+from flywheel.errors import UnavailableError, UserError
 from tests.made_records import made_interaction
 
 
@@ -130,3 +132,35 @@ def test_a_database_that_cannot_be_opened_is_one_clear_line(url: str) -> None:
     with pytest.raises(UserError) as raised:
         migrate(open_database(url))
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("session_of", [reading, writing])
+def test_database_that_is_away_is_said_in_one_line(
+    session_of: Callable[[Engine], AbstractContextManager[Session]],
+) -> None:
+    away = open_database("postgresql://nobody@127.0.0.1:1/none")
+    with (
+        pytest.raises(UnavailableError, match=r"cannot be used now \(.*refused") as raised,
+        session_of(away) as session,
+    ):
+        session.execute(text("SELECT 1"))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_full_database_is_said_and_who_is_at_fault_themselves_hears_that(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/flywheel.db")
+    PARTS.metadata.create_all(engine)
+
+    def add(name: str) -> None:
+        with writing(engine) as session:
+            session.execute(text("PRAGMA max_page_count = 1"))  # as many as there are
+            session.execute(insert(PARTS).values(id=name, parts=[Part(name="x" * 100_000, at=now())]))
+
+    with pytest.raises(UnavailableError, match=r"cannot be used now \(database or disk is full\)"):
+        add("a")
+    with writing(engine) as session:
+        session.execute(text("PRAGMA max_page_count = 100000"))
+        session.execute(insert(PARTS).values(id="a", parts=[]))
+    with pytest.raises(IntegrityError), writing(engine) as session:
+        session.execute(insert(PARTS).values(id="a", parts=[]))
+    engine.dispose()

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
 from flywheel.database import now, reading, writing
@@ -86,6 +87,17 @@ def test_use_is_noted_again_after_a_minute(served: Served, plain: httpx.Client, 
     assert key is not None
     assert key.last_used_at is not None
     assert key.last_used_at > long_ago
+
+
+def test_a_key_works_while_its_use_cannot_be_noted(
+    served: Served, plain: httpx.Client, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
+
+    secret = make("chat")
+    monkeypatch.setattr("serving.access.note_use", refuse)
+    assert plain.get("/v1/models", headers=bearer(secret)).status_code == 200
 
 
 def test_an_admin_of_another_tenant_makes_keys_for_their_own_only(
