@@ -31,6 +31,9 @@ from sqlmodel import Session
 from flywheel.errors import UnavailableError, UserError
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768")
+PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
+"""With a server, unless its URL says otherwise: seconds until it lets us in, and milliseconds until its machine has
+acknowledged what we sent. Without them a server whose network is gone is waited for for minutes."""
 TROUBLE: tuple[type[SQLAlchemyError], ...] = (OperationalError, InterfaceError, PoolTimeoutError)
 """What says that the database takes or tells nothing now: a full disk, a lock held for too long, a server that is away.
 Whoever asked is not at fault."""
@@ -104,9 +107,8 @@ def open_database(url: str, *, checkpoints: bool = True) -> Engine:
     """Connect to `url`. `checkpoints=False` for every process but serving, which alone checkpoints the SQLite file."""
     parsed = _database_url(url)
     sqlite = parsed.get_backend_name() == "sqlite"
-    engine = create_engine(
-        parsed, pool_pre_ping=not sqlite, connect_args={"timeout": 30} if sqlite else {}, json_serializer=to_json
-    )
+    arguments = {"timeout": 30} if sqlite else {name: PATIENCE[name] for name in PATIENCE.keys() - parsed.query.keys()}
+    engine = create_engine(parsed, pool_pre_ping=not sqlite, connect_args=arguments, json_serializer=to_json)
     if sqlite:
         _prepare_sqlite(engine, parsed.database, checkpoints=checkpoints)
     return engine

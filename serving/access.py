@@ -47,6 +47,9 @@ METRICS = re.compile(r"/metrics(/engines/\d+)?")
 FRESH_SECONDS = 0.5
 USE_NOTED = timedelta(minutes=1)
 MOST_KNOWN = 10_000
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for its key to be read."""
+NO_ANSWER = "API keys cannot be checked: the database does not answer. Try again in a moment."
 NO_KEY = "This request carries no API key. Send `Authorization: Bearer sk-fw-…`; `flywheel keys create` makes one."
 BAD_KEY = "This API key is not valid: unknown, ended or revoked. `flywheel keys create` makes a new one."
 
@@ -82,14 +85,18 @@ class KeyRing:
             reading_it = self._reading.get(hashed)  # many requests with one key wait for one reading
             if reading_it is None:
                 reading_it = self._reading[hashed] = asyncio.create_task(self._refresh(hashed))
-            key = await asyncio.shield(reading_it)
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    key = await asyncio.shield(reading_it)
+            except TimeoutError:
+                raise UnavailableError(NO_ANSWER) from None
         return key
 
     async def _refresh(self, hashed: str) -> KeyCard | None:
         try:
             key = await asyncio.to_thread(self._read, hashed)
         except (SQLAlchemyError, UnavailableError) as error:
-            raise UnavailableError("API keys cannot be checked: the database does not answer.") from error
+            raise UnavailableError(NO_ANSWER) from error
         finally:
             del self._reading[hashed]
         if len(self._known) >= MOST_KNOWN:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import Session, SQLModel
 
 import flywheel.records  # noqa: F401  (fills the metadata)
-from flywheel.database import JsonOf, UtcTime, migrate, new_id, now, open_database, reading, writing
+from flywheel.database import PATIENCE, JsonOf, UtcTime, migrate, new_id, now, open_database, reading, writing
 from flywheel.errors import UnavailableError, UserError
 from tests.made_records import made_interaction
 
@@ -164,3 +166,14 @@ def test_full_database_is_said_and_who_is_at_fault_themselves_hears_that(tmp_pat
     with pytest.raises(IntegrityError), writing(engine) as session:
         session.execute(insert(PARTS).values(id="a", parts=[]))
     engine.dispose()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_server_that_lets_nobody_in_is_not_waited_for(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PATIENCE, "connect_timeout", "600" if own else "2")  # libpq's shortest
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        begun = time.monotonic()
+        with pytest.raises(UnavailableError), reading(open_database(url + "?connect_timeout=2" * own)) as session:
+            session.execute(text("SELECT 1"))
+    assert time.monotonic() - begun < 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -98,6 +99,21 @@ def test_a_key_works_while_its_use_cannot_be_noted(
     secret = make("chat")
     monkeypatch.setattr("serving.access.note_use", refuse)
     assert plain.get("/v1/models", headers=bearer(secret)).status_code == 200
+
+
+def test_a_request_does_not_wait_for_a_database_that_tells_nothing(
+    served: Served, plain: httpx.Client, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, again = make("chat"), threading.Event()
+    with monkeypatch.context() as silent:
+        silent.setattr("serving.access.PATIENCE_SECONDS", 0.2)
+        silent.setattr("serving.access.key_of", lambda *_: again.wait(30) and None)
+        refused = plain.get("/v1/models", headers=bearer(secret))
+        again.set()
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert "API keys cannot be checked" in refused.json()["error"]["message"]
+    wait_until(lambda: plain.get("/v1/models", headers=bearer(secret)).status_code == 200, seconds=10)
 
 
 def test_an_admin_of_another_tenant_makes_keys_for_their_own_only(
