@@ -122,12 +122,12 @@ class RecordWriter:
 
         Raises UnavailableError at once when the writer is behind.
         """
-        self._refuse_when_behind()
+        self.refuse_when_behind()
         return self._queue(writes)
 
     def open(self, write: Write, *, hurried: bool) -> Opening:
         """Queue a row that `end` will end, or put it off when nobody waits for it yet. Raises as `submit` does."""
-        self._refuse_when_behind()
+        self.refuse_when_behind()
         opening = Opening(write)
         if hurried:
             opening.future = self.submit(write)
@@ -157,7 +157,8 @@ class RecordWriter:
         self._ring(loop, GATHER_SECONDS if self._open else 0.0)
         return future
 
-    def _refuse_when_behind(self) -> None:
+    def refuse_when_behind(self) -> None:
+        """Raises UnavailableError. For what would be read first from a database that hangs."""
         if self.behind:
             raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
 

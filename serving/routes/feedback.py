@@ -65,6 +65,7 @@ class Said(NamedTuple):
 @router.post("/v1/feedback")
 async def give_feedback(body: FeedbackBody, appliance: Holder) -> dict[str, Any]:
     """Store what was said. 404 when no such completion is known here, 409 when `id` was used for something else."""
+    appliance.writer.refuse_when_behind()
     if body.name == PICK or body.correction:
         said = await asyncio.to_thread(_with_pairs, appliance, body)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -15,6 +16,7 @@ from flywheel.errors import NotFoundError, UnavailableError
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["health"])
+PATIENCE_SECONDS = 2.0
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 Holder = Annotated[Appliance, Depends(appliance_of)]
 
@@ -29,9 +31,9 @@ async def alive() -> dict[str, str]:
 async def ready(appliance: Holder) -> JSONResponse:
     """Whether a routed chat would be answered now, part by part."""
     parts = {
-        "database": await asyncio.to_thread(_database, appliance),
+        "database": await _soon(_database, appliance),
         "engine": await _engine(appliance),
-        "vector_store": await asyncio.to_thread(_vector_store, appliance),
+        "vector_store": await _soon(_vector_store, appliance),
         "live_adapter": _live_adapter(appliance),
         "writer": _writer(appliance),
     }
@@ -52,6 +54,15 @@ async def figures_of_engine(number: int, appliance: Holder) -> Response:
     if not 0 <= number < len(engines):
         raise NotFoundError(f"There is no engine {number}: engine.urls names {len(engines)}, the first is 0.")
     return Response(await engines[number].metrics(), media_type=EXPOSITION)
+
+
+async def _soon(part: Callable[[Appliance], dict[str, Any]], appliance: Appliance) -> dict[str, Any]:
+    """What a part says of itself, or that it hangs."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await asyncio.to_thread(part, appliance)
+    except TimeoutError:
+        return _part(False, f"does not answer within {PATIENCE_SECONDS:g} seconds")
 
 
 def _part(ready: bool, detail: str) -> dict[str, Any]:

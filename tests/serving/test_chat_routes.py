@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import httpx
@@ -161,3 +162,14 @@ def test_ready_says_part_by_part_what_is_there(api: httpx.Client) -> None:
     assert set(answer["parts"]) == {"database", "engine", "vector_store", "live_adapter", "writer"}
     assert api.get("/healthz").json() == {"status": "alive"}
     assert "flywheel_chats_total" in api.get("/metrics").text
+
+
+def test_ready_says_which_part_hangs(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("serving.routes.health.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("serving.routes.health._database", lambda _: over.wait(30))
+    answer = api.get("/readyz")
+    over.set()
+    assert answer.status_code == 503
+    assert answer.json()["parts"]["database"] == {"ready": False, "detail": "does not answer within 0.1 seconds"}
+    assert answer.json()["parts"]["vector_store"]["ready"]

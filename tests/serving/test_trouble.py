@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import psycopg
 import pytest
 from sqlalchemy import Engine
@@ -27,6 +29,7 @@ from tests.conftest import wait_until
 USERS = 12
 TIMES = 2
 TROUBLE_SECONDS = 1.0
+HELLO = {"model": "flywheel-plain", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass
@@ -59,8 +62,10 @@ def full(filler: Path) -> Iterator[None]:
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(1 << 16))
-    yield
-    filler.unlink()
+    try:
+        yield
+    finally:
+        filler.unlink()
 
 
 @pytest.fixture
@@ -77,8 +82,10 @@ def away(database_url: str) -> Iterator[None]:
     with psycopg.connect(f"{address}/postgres", autocommit=True) as admin:
         admin.execute(allow, (False, name))
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-        yield
-        admin.execute(allow, (True, name))
+        try:
+            yield
+        finally:
+            admin.execute(allow, (True, name))
 
 
 @dataclass
@@ -129,19 +136,26 @@ def test_server_that_is_away_under_load_loses_nothing_and_leaves_no_row_open(ser
     stand(server)
 
 
-def stand(found: Place) -> None:
-    """Get into trouble under load, and look at what was told and what is there."""
-    port, told = free_port(), Told()
+@contextmanager
+def serving_at(home: Path, database_url: str) -> Iterator[str]:
+    """A server of plain chats before the mock engine; its URL."""
+    port = free_port()
     with mock_engine() as engine:
-        environment = plain_environment(found.home, port=port, engine=engine)
-        serving = Server(environment | {"FLYWHEEL_DATABASE_URL": found.database_url})
+        environment = plain_environment(home, port=port, engine=engine)
+        serving = Server(environment | {"FLYWHEEL_DATABASE_URL": database_url})
         serving.start()
         try:
-            asyncio.run(trouble_under_load(f"http://127.0.0.1:{port}", found, told))
-            database = open_database(found.database_url, checkpoints=False)
-            wait_until(lambda: OPEN not in statuses(database).values(), seconds=10)
+            yield f"http://127.0.0.1:{port}"
         finally:
             serving.stop()
+
+
+def stand(place: Place) -> None:
+    """Get into trouble under load, and look at what was told and what is there."""
+    told, database = Told(), open_database(place.database_url, checkpoints=False)
+    with serving_at(place.home, place.database_url) as url:
+        asyncio.run(trouble_under_load(url, place, told))
+        wait_until(lambda: OPEN not in statuses(database).values(), seconds=10)
     rows = statuses(database)
     assert {rows[one] for one in told.answers} == {"finished"}
     assert {rows[one] for one in told.broken} == {"failed"}
@@ -181,6 +195,45 @@ async def trouble_under_load(url: str, place: Place, told: Told) -> None:
             over.set()
             await asyncio.gather(*users)
     assert told.broken
+
+
+@pytest.mark.timeout(120)
+def test_while_a_commit_hangs_newcomers_are_refused_and_who_waits_is_answered(
+    database: Engine, database_url: str, tmp_path: Path
+) -> None:
+    with serving_at(tmp_path, database_url) as url, httpx.Client(base_url=url, timeout=20) as http:
+        asyncio.run(until_answered(url))
+        kept = http.post("/v1/chat/completions", json=HELLO).json()["id"]
+        rating = {"completion_id": kept, "value": True}
+        with ThreadPoolExecutor(1) as beside:
+            with held(database):
+                waits = beside.submit(http.post, "/v1/chat/completions", json=HELLO)
+                wait_until(lambda: not http.get("/readyz").json()["parts"]["writer"]["ready"], seconds=10)
+                for path, body in (("/v1/chat/completions", HELLO), ("/v1/feedback", rating)):
+                    refused = http.post(path, json=body)
+                    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1"), path
+                    assert "behind" in refused.json()["error"]["message"]
+                    assert refused.elapsed.total_seconds() < 1, path
+                assert not waits.done()
+            assert waits.result().status_code == 200
+        wait_until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 200, seconds=5)
+        assert http.post("/v1/feedback", json=rating).status_code == 200
+        assert {kept, waits.result().json()["id"]} < statuses(database).keys()
+    assert set(statuses(database).values()) == {"finished"}
+
+
+@contextmanager
+def held(database: Engine) -> Iterator[None]:
+    """Somebody else has the lock that a new row needs."""
+    sqlite = database.dialect.name == "sqlite"
+    with database.connect().execution_options(sqlite_immediate=sqlite) as connection:
+        connection.exec_driver_sql("SELECT 1" if sqlite else "LOCK TABLE interaction")
+        yield
+
+
+async def until_answered(url: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        await answers(http, url)
 
 
 def statuses(database: Engine) -> dict[str, str]:
