@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from flywheel.adapter_files import verify_adapter
 from flywheel.adapters import identity_adapter
 from flywheel.base_model import base_model_hash, module_shapes
-from flywheel.database import database_exists, open_database, reading
-from flywheel.errors import UnavailableError, UserError
+from flywheel.database import database_exists, open_database, reading, reason_of
+from flywheel.errors import DatabaseTroubleError, UserError
 from flywheel.promotions import live_adapter
 from flywheel.settings import Settings
 
@@ -42,8 +42,8 @@ def _live_names(settings: Settings, base: str) -> list[str]:
         with reading(database) as session:
             live = live_adapter(session, alias=settings.serving.alias, base_model_hash=base)
             identity = identity_adapter(session, base_model_hash=base)
-    except (SQLAlchemyError, UnavailableError) as error:
-        log.warning("An engine starts without the live adapter: %s", str(error).splitlines()[0])
+    except (SQLAlchemyError, DatabaseTroubleError) as error:
+        log.warning("An engine starts without the live adapter: %s", reason_of(error))
         return []
     finally:
         database.dispose()

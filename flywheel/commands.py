@@ -44,14 +44,13 @@ def command(function: Callable[P, None], *, into: typer.Typer = app) -> Callable
     @wraps(function)
     def guarded(*arguments: P.args, **options: P.kwargs) -> None:
         try:
-            function(*arguments, **options)
+            with _ending:
+                function(*arguments, **options)
         except FlywheelError as error:
             print(f"flywheel: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        finally:
-            _ending.close()
 
     return into.command(function.__name__.strip("_"))(guarded)
 

@@ -9,6 +9,7 @@ half-way as busy.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -23,20 +24,36 @@ from alembic.config import Config
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import JSON, Connection, DateTime, Dialect, create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Session
 
-from flywheel.errors import UnavailableError, UserError
+from flywheel.errors import DatabaseTroubleError, UserError
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768")
-PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
-"""With a server, unless its URL says otherwise: seconds until it lets us in, and milliseconds until its machine has
-acknowledged what we sent. Without them a server whose network is gone is waited for for minutes."""
-TROUBLE: tuple[type[SQLAlchemyError], ...] = (OperationalError, InterfaceError, PoolTimeoutError)
-"""What says that the database takes or tells nothing now: a full disk, a lock held for too long, a server that is away.
-Whoever asked is not at fault."""
+PATIENCE = {
+    "connect_timeout": "5",
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
+"""With a server, unless its URL says otherwise: how long until it lets us in (seconds), until its machine has
+acknowledged what we sent (milliseconds), and until a machine that says nothing is asked whether it is there (seconds).
+Without them one whose network is gone is waited for for minutes, or hours."""
+SQLITE_TROUBLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+"""Other codes of an OperationalError blame the statement: no such table, malformed JSON."""
+LIMITS_EXCEEDED = "54"
+"""PostgreSQL's class of states that blame the statement, although psycopg calls them operational."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -152,7 +169,7 @@ def _prepare_sqlite(engine: Engine, file: str | None, *, checkpoints: bool) -> N
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session for queries; nothing is committed. Raises UnavailableError when the database is in trouble."""
+    """A session for queries; nothing is committed. Raises DatabaseTroubleError."""
     with _trouble_told(), Session(engine, expire_on_commit=False) as session:
         yield session
 
@@ -161,7 +178,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 def writing(engine: Engine) -> Iterator[Session]:
     """A session whose work is committed at the end of the block, or rolled back whole when the block raises.
 
-    Raises UnavailableError when the database is in trouble.
+    Raises DatabaseTroubleError.
     """
     with (
         _trouble_told(),
@@ -176,13 +193,27 @@ def writing(engine: Engine) -> Iterator[Session]:
 def _trouble_told() -> Iterator[None]:
     try:
         yield
-    except TROUBLE as error:
-        text = f"The database cannot be used now ({reason_of(error)}). Try again in a moment."
-        raise UnavailableError(text) from error
+    except SQLAlchemyError as error:
+        if not in_trouble(error):
+            raise
+        raise DatabaseTroubleError("The database cannot be used now. Try again in a moment.") from error
+
+
+def in_trouble(error: Exception) -> bool:
+    """Whether it says that the database takes or tells nothing now. SQLAlchemy's errors, or the driver's own."""
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    kinds = {kind.__name__ for one in (error, driver) for kind in type(one).__mro__}  # PEP 249 names them
+    if not kinds & {"OperationalError", "InterfaceError"}:
+        return isinstance(error, PoolTimeoutError)
+    code, state = getattr(driver, "sqlite_errorcode", None), getattr(driver, "sqlstate", None)
+    blamed = code is not None and code & 0xFF not in SQLITE_TROUBLE  # the rest of the code are details
+    return not (blamed or (state or "").startswith(LIMITS_EXCEEDED))
 
 
 def reason_of(error: BaseException) -> str:
-    """In one line, without the statement and its values."""
+    """In one line, without the statement and its values. It may name the server: for logs and operators."""
+    if isinstance(error, DatabaseTroubleError):
+        error = error.__cause__ or error
     return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
 
 

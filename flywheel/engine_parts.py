@@ -13,7 +13,7 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import reading, writing
-from flywheel.errors import UnavailableError
+from flywheel.errors import DatabaseTroubleError
 from flywheel.merges import FAILED, SERVING, WRITTEN, engines_wanted, merged_folder, move_merge, standing_merge
 from flywheel.parts import ENGINE, MERGED_ENGINE, engine_parts, merged_engine_parts
 from flywheel.processes import Part, Running, Supervisor, available_bytes
@@ -54,7 +54,7 @@ class EngineParts:
         try:
             wanted = {part.name: part for part in self.now()}
             return self._stop(supervisor, wanted) or self._start(supervisor, wanted)
-        except (SQLAlchemyError, UnavailableError):  # a database that is busy or away: what runs goes on
+        except (SQLAlchemyError, DatabaseTroubleError):  # a database that is busy or away: what runs goes on
             return []
 
     def _stop(self, supervisor: Supervisor, wanted: Mapping[str, Part]) -> list[str]:

@@ -76,3 +76,8 @@ class UnavailableError(FlywheelError):
 
     status = 503
     code = "unavailable"
+
+
+class DatabaseTroubleError(UnavailableError):
+    """The database takes or tells nothing now (a full disk, a lock held for too long, a server that is away): what was
+    asked of it is not at fault. The reason, which may name the server, is in the cause."""

@@ -13,7 +13,7 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import database_exists, open_database, reason_of, writing
-from flywheel.errors import UnavailableError, UserError
+from flywheel.errors import DatabaseTroubleError, UserError
 from flywheel.keys import create_local_key, remove_local_key
 from flywheel.settings import Settings
 
@@ -35,15 +35,17 @@ def local_key(settings: Settings) -> Iterator[str]:
     try:
         with writing(database) as session:
             key, secret = create_local_key(session, tenant=settings.tenant, lifetime=LONGEST)
-    except (SQLAlchemyError, UnavailableError) as error:
+    except (SQLAlchemyError, DatabaseTroubleError) as error:
         database.dispose()
         raise UserError(
             "No key can be made for this command: the records cannot be used from here "
-            f"({reason_of(error.__cause__ or error)}). See to that, or set FLYWHEEL_API_KEY."
+            f"({reason_of(error)}). See to that, or set FLYWHEEL_API_KEY."
         ) from error
     try:
         yield secret
     finally:
-        with writing(database) as session:
-            remove_local_key(session, key.id)
-        database.dispose()
+        try:
+            with writing(database) as session:
+                remove_local_key(session, key.id)
+        finally:
+            database.dispose()

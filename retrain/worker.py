@@ -23,9 +23,9 @@ from sqlmodel import Session
 
 from flywheel.audit import record_act
 from flywheel.base_model import base_model_hash, resolve_base_model
-from flywheel.database import now, reading, writing
+from flywheel.database import now, reading, reason_of, writing
 from flywheel.dataset_versions import DatasetVersion, dataset_version
-from flywheel.errors import ConflictError, FlywheelError
+from flywheel.errors import ConflictError, DatabaseTroubleError, FlywheelError
 from flywheel.leases import release_lease, take_lease
 from flywheel.merges import ASKED, FAILED, WRITTEN, merge_to_write, merged_folder, move_merge
 from flywheel.messages import Message
@@ -71,10 +71,18 @@ class Worker:
 
     def work_forever(self) -> None:
         """Until `stopping` is set."""
+        due = False
         while not self.stopping.is_set():
-            if self.schedule.is_due(now()):
-                queue_if_worthwhile(self.database, self.settings)
-            if not (self.work_once() or self.merge_once()):
+            try:
+                due = self.schedule.is_due(now()) or due
+                if due:
+                    queue_if_worthwhile(self.database, self.settings)
+                    due = False
+                worked = self.work_once() or self.merge_once()
+            except DatabaseTroubleError as error:  # a run that was under way waits for the end of its lease
+                log.error("waiting for the database", reason=reason_of(error))
+                worked = False
+            if not worked:
                 self.stopping.wait(self.settings.retrain.poll_seconds)
 
     def work_once(self) -> bool:
@@ -90,6 +98,8 @@ class Worker:
             log.warning("run given up", run=run.id, reason=str(error))
         except StoppingError:
             self._let_go(run)
+        except DatabaseTroubleError:
+            raise
         except Exception as error:  # noqa: BLE001  the run's outer frame: whatever went wrong is written into the run
             self._fail(run, error)
         return True

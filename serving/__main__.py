@@ -15,7 +15,7 @@ import sys
 from sqlalchemy import Engine
 
 from flywheel.base_model import resolve_base_model
-from flywheel.errors import UserError
+from flywheel.errors import FlywheelError, UserError
 from flywheel.settings import Settings, load_settings
 from serving.logs import Gathered
 from serving.records import open_records
@@ -28,7 +28,7 @@ def main() -> int:
         listener = listen(settings)
         set_up_log()
         database = open_records(settings)
-    except UserError as error:
+    except FlywheelError as error:
         print(f"serving: {error}", file=sys.stderr)
         return 1
     return serve(settings, database, listener)

@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flywheel.database import now, reading, writing
-from flywheel.errors import AccessError, FlywheelError, ForbiddenError, UnavailableError
-from flywheel.keys import KeyCard, key_of, note_use, secret_hash
+from flywheel.errors import AccessError, DatabaseTroubleError, FlywheelError, ForbiddenError, UnavailableError
+from flywheel.keys import ApiKey, KeyCard, key_of, note_use, secret_hash
 from flywheel.keys import Scope as KeyScope
 from flywheel.settings import Settings
 from serving.protocol import encoded, error_of, send_bytes
@@ -72,6 +72,7 @@ class KeyRing:
         self._database = database
         self._known: dict[str, tuple[float, KeyCard | None]] = {}
         self._reading: dict[str, asyncio.Task[KeyCard | None]] = {}
+        self._noting: dict[str, asyncio.Task[None]] = {}
 
     def fresh(self, hashed: str) -> KeyCard | None:
         """The key with this hash if it was read a moment ago."""
@@ -95,24 +96,33 @@ class KeyRing:
     async def _refresh(self, hashed: str) -> KeyCard | None:
         try:
             key = await asyncio.to_thread(self._read, hashed)
-        except (SQLAlchemyError, UnavailableError) as error:
+        except (SQLAlchemyError, DatabaseTroubleError) as error:
             raise UnavailableError(NO_ANSWER) from error
         finally:
             del self._reading[hashed]
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        self._known[hashed] = (time.monotonic(), key)
-        return key
+        card = key.card() if key is not None else None
+        self._known[hashed] = (time.monotonic(), card)
+        if key is not None and card is not None and card.valid:
+            self._note_use(key)
+        return card
 
-    def _read(self, hashed: str) -> KeyCard | None:
+    def _read(self, hashed: str) -> ApiKey | None:
         with reading(self._database) as session:
-            key = key_of(session, hashed)
-        if key is None:
-            return None
-        if key.card().valid and (key.last_used_at is None or now() - key.last_used_at > USE_NOTED):
-            with suppress(UnavailableError), writing(self._database) as session:  # who may ask is known all the same
-                note_use(session, key.id)
-        return key.card()
+            return key_of(session, hashed)
+
+    def _note_use(self, key: ApiKey) -> None:
+        """Once a minute, and beside the request: it may have to wait for the disk."""
+        fresh = key.last_used_at is not None and now() - key.last_used_at <= USE_NOTED
+        if fresh or key.id in self._noting:
+            return
+        task = self._noting[key.id] = asyncio.create_task(asyncio.to_thread(self._write_use, key.id))
+        task.add_done_callback(lambda _: self._noting.pop(key.id))
+
+    def _write_use(self, key_id: str) -> None:
+        with suppress(DatabaseTroubleError), writing(self._database) as session:
+            note_use(session, key_id)
 
 
 class Access:

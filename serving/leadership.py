@@ -19,8 +19,8 @@ import time
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
-from flywheel.database import new_id, writing
-from flywheel.errors import UnavailableError
+from flywheel.database import new_id, reason_of, writing
+from flywheel.errors import DatabaseTroubleError
 from flywheel.leases import ENGINES, SERVING, release_lease, take_lease
 from flywheel.settings import Settings
 
@@ -73,12 +73,8 @@ class Leadership:
                 with writing(self._database) as session:
                     take_lease(session, name=self._life, holder=self.holder, seconds=LIFE_SECONDS)
                     leads = take_lease(session, name=ENGINES, holder=self.holder, seconds=self._seconds)
-            except (
-                SQLAlchemyError,
-                UnavailableError,
-            ) as error:
-                # a full disk, say: it leads as long as nobody else can
-                log.warning("leadership: the lease cannot be renewed: %s", str(error).splitlines()[0])
+            except (SQLAlchemyError, DatabaseTroubleError) as error:
+                log.warning("leadership: the lease cannot be renewed: %s", reason_of(error))  # nobody else can, either
                 return self.held
             self._until = asked + self._seconds if leads else 0.0
         if led != leads:

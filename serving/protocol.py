@@ -6,6 +6,7 @@ A chat body is checked only where we read it: whatever else it holds is the engi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +19,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Send
 
-from flywheel.errors import EvidenceError, FlywheelError, LimitError, UnavailableError
+from flywheel.database import reason_of
+from flywheel.errors import DatabaseTroubleError, EvidenceError, FlywheelError, LimitError, UnavailableError
 
 RETRY_AFTER_SECONDS = 1
 UNDER_WAY = "request_under_way"
@@ -107,6 +109,7 @@ def retry_headers(error: FlywheelError) -> dict[str, str]:
     return {"x-should-retry": "false"}
 
 
+log = logging.getLogger(__name__)
 Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI takes them."""
 LONGEST_NAME = 512
@@ -140,7 +143,9 @@ def install_error_handlers(app: FastAPI) -> None:
     """Turn every error of the decorated routes into OpenAI's shape."""
 
     @app.exception_handler(FlywheelError)
-    async def on_purpose(_request: Request, error: FlywheelError) -> JSONResponse:
+    async def on_purpose(request: Request, error: FlywheelError) -> JSONResponse:
+        if isinstance(error, DatabaseTroubleError) and error.__cause__ is not None:  # the writer logs its own
+            log.error("request %s: the database cannot be used: %s", request.scope["request_id"], reason_of(error))
         status, body, headers = error_of(error)
         return JSONResponse(body, status, headers)
 

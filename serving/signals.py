@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from flywheel.database import now, reading, to_json
+from flywheel.database import now, reading, reason_of, to_json
 from flywheel.errors import FlywheelError
 from flywheel.feedback import Feedback, new_feedback
 from flywheel.implicit import SOURCE, Signal, about_earlier, about_itself
@@ -55,7 +55,7 @@ async def watch_signals(appliance: Appliance) -> None:
                 over: since for over, since in waiting.items() if over.completion_id in later and since > given_up
             }
         except (SQLAlchemyError, FlywheelError) as error:
-            log.error("implicit signals wait for the next look: %s", str(error).splitlines()[0])
+            log.error("implicit signals wait for the next look: %s", reason_of(error))
 
 
 def closed_lately(database: Database, tenant: str) -> list[Over]:

@@ -256,7 +256,7 @@ async def _finish(appliance: Appliance, turn: Turn, choices: list[Choice], usage
     tokens = {name: usage.get(name) for name in COUNTS[:2]}
     writes = turn.closed_writes("finished", choices, **tokens)
     assert turn.opening is not None, "nobody answers what was not asked"
-    ended = appliance.writer.end(turn.opening, *writes)
+    ended = appliance.writer.end(turn.opening, *writes, final=False)
     asked = turn.opening.future
     if asked is not None and asked is not ended:
         ended.add_done_callback(note_lost)  # should the first of the two fail

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import DatabaseTroubleError, FlywheelError
 from serving.statements import Write
+
+
+class DoubtError(DatabaseTroubleError):
+    """The connection broke in a commit: whether it is on disk is not known."""
 
 
 class Opening:
@@ -27,7 +31,9 @@ class Opening:
     def failed(self) -> bool:
         """Whether it is known that the row is not there."""
         future = self.future
-        return future is not None and future.done() and not future.cancelled() and future.exception() is not None
+        if future is None or not future.done() or future.cancelled():
+            return False
+        return not isinstance(future.exception(), DoubtError | None)
 
 
 class Submission(NamedTuple):
@@ -37,7 +43,7 @@ class Submission(NamedTuple):
     future: asyncio.Future[None]
     loop: asyncio.AbstractEventLoop
     ends: str | None = None
-    """The row that the first of them ends."""
+    """The row on disk that the first of them ends, if it is the last word on it."""
 
 
 def settle(group: list[Submission], error: FlywheelError | None) -> None:

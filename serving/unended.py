@@ -1,7 +1,7 @@
 """Ends of rows that could not be written because the database was in trouble: they are written after it.
 
 Invariants: kept is the last word on each row, of rows that may be on disk; what was at fault itself is not tried again.
-They are bounded, and gone with the process: the next start closes their rows as interrupted.
+They are bounded, and gone with the process: the next start closes as interrupted what they would have ended.
 """
 
 from __future__ import annotations
@@ -10,16 +10,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from flywheel.errors import FlywheelError, UnavailableError
+from flywheel.errors import DatabaseTroubleError, FlywheelError
 from serving.submission import Submission
 
 QUIET_SECONDS = 1.0
-"""How long after the last trouble they are tried again. A chat that hears of it has its last word before that."""
-
-
-class TroubleError(UnavailableError):
-    """The database takes nothing now (a full disk, a server that is away): whatever was to be written is not at
-    fault."""
+"""How long after the last trouble they are tried again."""
 
 
 class Unended:
@@ -38,7 +33,7 @@ class Unended:
 
     def hear(self, group: list[Submission], error: FlywheelError | None) -> None:
         """What became of a group."""
-        trouble = isinstance(error, TroubleError)
+        trouble = isinstance(error, DatabaseTroubleError)
         if trouble:
             self._trouble_at = time.monotonic()
         for submission in group if trouble or self._ends else ():
@@ -46,8 +41,7 @@ class Unended:
             if row is None:
                 continue
             self._ends.pop(row, None)
-            on_disk = not submission.writes[0].opens  # otherwise it would be all there is of it
-            if trouble and on_disk and len(self._ends) < self._limit:
+            if trouble and len(self._ends) < self._limit:
                 self._ends[row] = submission
 
     def groups(self, size: int, *, last: bool) -> Iterator[list[Submission]]:
@@ -55,7 +49,11 @@ class Unended:
         go on, no others follow."""
         if last:
             self._trouble_at = 0.0
-        left, most = deque(self._ends.values()), 1
-        while left and time.monotonic() - self._trouble_at > QUIET_SECONDS:
+        left, most = deque(self._ends.values()) if self._quiet else deque(), 1
+        while left and self._quiet:
             yield [left.popleft() for _ in range(min(most, len(left)))]
             most = size
+
+    @property
+    def _quiet(self) -> bool:
+        return time.monotonic() - self._trouble_at > QUIET_SECONDS

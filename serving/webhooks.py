@@ -25,8 +25,8 @@ from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.audit import AuditEntry
-from flywheel.database import now, reading, writing
-from flywheel.errors import UnavailableError
+from flywheel.database import now, reading, reason_of, writing
+from flywheel.errors import DatabaseTroubleError
 from flywheel.webhook_address import secret_bytes
 from flywheel.webhooks import WebhookReceiver, entries_after, event_of, new_receiver, url_hash
 from serving.appliance import Appliance
@@ -66,8 +66,8 @@ class Outlet:
             try:
                 if leads():
                     await self.send_waiting()
-            except (SQLAlchemyError, UnavailableError) as error:
-                log.error("webhooks to %s wait for the database: %s", self.host, str(error).splitlines()[0])
+            except (SQLAlchemyError, DatabaseTroubleError) as error:
+                log.error("webhooks to %s wait for the database: %s", self.host, reason_of(error))
             wait = FIRST_WAIT_SECONDS * 2 ** min(self.refused - 1, 20)
             await asyncio.sleep(min(wait, LONGEST_WAIT_SECONDS) if self.refused else LOOK_SECONDS)
 

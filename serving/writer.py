@@ -2,9 +2,9 @@
 
 Invariants: an awaited submission is committed (and so on disk: synchronous=FULL) when the await returns; within a
 commit the rows that others are about come first, and writes of one statement keep the order they came in; a submission
-that fails does not take its neighbours with it; a row on disk whose end could not be written, because the database was
-in trouble, is ended once the trouble is over. Rows that still wait when the process dies are lost; nobody was told that
-they were kept.
+that is at fault does not take its neighbours with it; a row on disk whose end could not be written, because the
+database was in trouble, is ended after it (`serving/unended.py`). Rows that still wait when the process dies are lost;
+nobody was told that they were kept.
 
 A commit costs more than a row of it, and a row that is written twice nearly twice as much as one. So while other chats
 are under way a group gathers for some milliseconds (a lonely row is committed at once), and a row that nobody waits for
@@ -28,12 +28,12 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from flywheel.database import TROUBLE, reason_of
-from flywheel.errors import FlywheelError, UnavailableError
+from flywheel.database import in_trouble, reason_of
+from flywheel.errors import DatabaseTroubleError, FlywheelError, UnavailableError
 from serving.disk import Disk
 from serving.statements import ROW, Prepared, Write
-from serving.submission import Opening, Submission, settle
-from serving.unended import TroubleError, Unended
+from serving.submission import DoubtError, Opening, Submission, settle
+from serving.unended import Unended
 
 GROUP_LIMIT = 256
 GATHER_SECONDS = 0.008
@@ -65,7 +65,6 @@ class RecordWriter:
         """Told of each commit's rows, in the writer's thread."""
         self._unended = Unended(limit=limit)
         self._driver_error: type[Exception] = database.dialect.loaded_dbapi.Error
-        self._trouble = (*TROUBLE, database.dialect.loaded_dbapi.OperationalError)
         self._connection: PoolProxiedConnection | None = None
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._coming: deque[Submission] = deque()
@@ -137,18 +136,19 @@ class RecordWriter:
         self._open += 1
         return opening
 
-    def end(self, opening: Opening, write: Write, *more: Write) -> asyncio.Future[None]:
+    def end(self, opening: Opening, write: Write, *more: Write, final: bool = True) -> asyncio.Future[None]:
         """Queue how a row ended: `completion_id` in the values names it, all else is a column. What was put off until
-        now, or could not be written, is written whole."""
+        now, or could not be written, is written whole. If the database is in trouble the row is ended after it, unless
+        this is not the `final` word: then another follows should it fail."""
         self._open -= not opening.ended  # it is ended a second time when the first could not be written
         opening.ended, row = True, opening.row
         if self._younger.pop(row, None) or self._older.pop(row, None) or opening.failed:
             values = {**opening.write.values, **write.values}
             del values[ROW]
             whole = Write(opening.write.statement, values, opens=True)
-            opening.future = self._queue((whole, *more), ends=row)
+            opening.future = self._queue((whole, *more))
             return opening.future
-        return self._queue((write, *more), ends=row)
+        return self._queue((write, *more), ends=row if final else None)
 
     def _queue(self, writes: Sequence[Write], *, ends: str | None = None) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ class RecordWriter:
         return future
 
     def refuse_when_behind(self) -> None:
-        """Raises UnavailableError. For what would be read first from a database that hangs."""
+        """Raises UnavailableError. Routes that read before they submit call it first: the read might hang as well."""
         if self.behind:
             raise UnavailableError("The record is behind: too many rows wait for the disk. Try again in a moment.")
 
@@ -212,28 +212,37 @@ class RecordWriter:
 
     def _write_group(self, group: list[Submission]) -> None:
         error = self._commit(group)
-        if error is None or len(group) == 1:
-            self._unended.hear(group, error)
-            settle(group, error)
+        if error is None or len(group) == 1 or isinstance(error, DoubtError):
+            self._tell(group, error)
             return
-        for submission in group:  # somebody in it is at fault: each alone, so that only that one fails
-            self._write_group([submission])
+        for place, submission in enumerate(group):  # if one is at fault, only that one fails
+            error = self._commit([submission])
+            if isinstance(error, DatabaseTroubleError):  # nobody is
+                self._tell(group[place:], error)
+                return
+            self._tell([submission], error)
+
+    def _tell(self, group: list[Submission], error: FlywheelError | None) -> None:
+        self._unended.hear(group, error)
+        settle(group, error)
 
     def _commit(self, group: list[Submission]) -> FlywheelError | None:
         """With the driver itself: for rows that are ready, SQLAlchemy's own steps would cost more than the commit."""
-        self._begun, connection = time.monotonic(), self._connection
+        self._begun, connection, executed = time.monotonic(), self._connection, False
         try:
             connection = connection or self.database.raw_connection()
             rows = self._execute(connection.cursor(), [write for submission in group for write in submission.writes])
+            executed = True
             connection.commit()
             self._keep(connection)
         except (SQLAlchemyError, self._driver_error, ValueError) as error:  # ValueError: what no database can encode
             self._give_up(connection)
             self._failing = True
-            reason = reason_of(error)
-            log.error("%d rows could not be written: %s", len(group), reason)
-            told = f"The record could not be written ({reason}). Try again in a moment."
-            return TroubleError(told) if isinstance(error, self._trouble) else UnavailableError(told)
+            log.error("%d rows could not be written: %s", len(group), reason_of(error))
+            kind = UnavailableError
+            if in_trouble(error):  # a file rolls back what it could not commit; of a server we do not hear that
+                kind = DoubtError if executed and self.database.dialect.name != "sqlite" else DatabaseTroubleError
+            return kind("The record could not be written. Try again in a moment.")
         except Exception:  # whoever waits must hear of it, and the thread has to go on
             self._give_up(connection)
             log.exception("%d rows could not be written", len(group))

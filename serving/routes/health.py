@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flywheel.database import reading
-from flywheel.errors import NotFoundError, UnavailableError
+from flywheel.errors import DatabaseTroubleError, NotFoundError
 from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["health"])
@@ -73,7 +73,7 @@ def _database(appliance: Appliance) -> dict[str, Any]:
     try:
         with reading(appliance.database) as session:
             session.execute(text("SELECT 1"))
-    except (SQLAlchemyError, UnavailableError) as error:
+    except (SQLAlchemyError, DatabaseTroubleError) as error:
         return _part(False, str(error).splitlines()[0])
     return _part(True, appliance.database.dialect.name)
 

@@ -18,6 +18,7 @@ from flywheel.database import reading
 from flywheel.errors import FlywheelError
 from serving.access import Caller
 from serving.appliance import Appliance, appliance_of
+from serving.protocol import retry_headers
 from serving.rating_links import RatingLink, link_secret, make_token, read_token
 from serving.routes.feedback import FeedbackBody, give_feedback, rateable
 
@@ -63,7 +64,7 @@ def rating_page(token: str, appliance: Holder) -> HTMLResponse:
     try:
         _read(appliance, token)
     except FlywheelError as error:
-        return _page("This does not work", f"<p>{escape(str(error))}</p>", error.status)
+        return _refusal(error)
     return _page("Was this answer good?", BUTTONS)
 
 
@@ -75,12 +76,18 @@ async def rate(token: str, appliance: Holder, value: Annotated[Literal["up", "do
         body = FeedbackBody(completion_id=link.completion_id, choice=link.choice, value=value == "up")
         await give_feedback(body, appliance.seen_by(Caller(link.tenant)))
     except FlywheelError as error:
-        return _page("This does not work", f"<p>{escape(str(error))}</p>", error.status)
+        return _refusal(error)
     return _page("Thank you", "<p>Your rating is kept.</p>")
 
 
 def _read(appliance: Appliance, token: str) -> RatingLink:
     return read_token(link_secret(appliance.settings.home), token)
+
+
+def _refusal(error: FlywheelError) -> HTMLResponse:
+    page = _page("This does not work", f"<p>{escape(str(error))}</p>", error.status)
+    page.headers.update(retry_headers(error))
+    return page
 
 
 def _page(title: str, inside: str, status: int = 200) -> HTMLResponse:

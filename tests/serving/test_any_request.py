@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,7 @@ def test_is_answered_or_told_to_come_again_while_the_database_takes_nothing(
     refused = set()
 
     def refuse(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if not any(word in statement for word in ("BEGIN", "api_key", "lease")):  # who asks and who leads is known
+        if not re.search(r"^BEGIN|\b(api_key|lease)\b", statement):  # who asks and who leads is known
             raise OperationalError(statement, {}, sqlite3.OperationalError("database or disk is full"))
 
     def refuse_rows(*_: object) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlmodel import Session, select
 
 from flywheel.database import new_id, now
@@ -16,7 +16,6 @@ from flywheel.feedback import Feedback
 from flywheel.pairs import Candidate
 from serving.routes.feedback import SAY
 from serving.statements import Write
-from serving.submission import Opening
 from serving.turn import CLOSE, OFFER
 from serving.writer import RecordWriter
 from tests.conftest import wait_until
@@ -47,9 +46,9 @@ class Trouble:
             await asyncio.gather(*(opening.future for opening in openings.values() if opening.future))
             self.there = True
             for name, tries in ends.items():
-                for writes in tries:
+                for place, writes in enumerate(tries, 1):
                     with pytest.raises(UnavailableError):
-                        await self.writer.end(openings[name], *writes)
+                        await self.writer.end(openings[name], *writes, final=place == len(tries))
 
         asyncio.run(write())
 
@@ -75,7 +74,7 @@ def test_row_is_ended_with_the_last_word_on_it_although_nobody_comes_any_more(
 ) -> None:
     trouble.end(a=((closed("a", "all"), other_choice("a")), (failed("a"),)))
     rating = Feedback(id=new_id("fb"), completion_id="a", name="comment", text="x", created_at=now())
-    with suppress(UnavailableError):  # about the same row, and refused: whoever sent it was told so
+    with pytest.raises(UnavailableError):  # about the same row, and refused: whoever sent it was told so
         asyncio.run(submit(trouble.writer, Write(SAY, rating.model_dump())))
     assert state(database, "a") == ("asked", None)
     trouble.there = False
@@ -92,19 +91,6 @@ def test_while_the_trouble_goes_on_one_row_asks_for_all(trouble: Trouble, databa
     assert {len(writes) for writes in trouble.refused} == {1}
     trouble.there = False
     wait_until(lambda: all(state(database, name) == ("failed", "some") for name in "abc"), seconds=5)
-
-
-def test_end_that_was_written_after_all_is_not_written_again(trouble: Trouble, database: Engine) -> None:
-    async def end_after_all() -> None:
-        opening = Opening(asked("a"))
-        opening.ended = True
-        trouble.there = False
-        await trouble.writer.end(opening, failed("a"))
-
-    trouble.end(a=((closed("a", "all"), other_choice("a")),))
-    asyncio.run(end_after_all())
-    assert trouble.writer._unended.wait is None
-    assert state(database, "a") == ("failed", "some")
 
 
 def test_what_is_at_fault_itself_is_not_tried_again(trouble: Trouble, database: Engine) -> None:
@@ -127,12 +113,56 @@ def test_row_that_is_not_on_disk_is_not_remembered(trouble: Trouble) -> None:
     assert trouble.writer._unended.wait is None
 
 
+def test_what_is_not_the_last_word_is_not_tried_again(trouble: Trouble) -> None:
+    last = failed("a")
+    trouble.end(a=((closed("a", "all"), other_choice("a")), (last,)))
+    assert [one.writes for one in trouble.writer._unended._ends.values()] == [(last,)]
+
+
+def test_in_trouble_a_group_is_tried_once_and_one_of_it_alone(trouble: Trouble) -> None:
+    async def write() -> None:
+        opening = trouble.writer.open(asked("a"), hurried=True)
+        assert opening.future is not None
+        await opening.future
+        trouble.there = True
+        told = [trouble.writer.submit(asked(name)) for name in "bcdefg"]
+        assert all(isinstance(error, UnavailableError) for error in await asyncio.gather(*told, return_exceptions=True))
+        trouble.there = False
+        await trouble.writer.end(opening, failed("a"))
+
+    asyncio.run(write())
+    assert [len(writes) for writes in trouble.refused] == [6, 1]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_row_whose_commit_was_not_acknowledged_is_ended_where_it_stands(
+    writer: RecordWriter, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks when the commit is done and before the server says so: others are told as lost."""
+    keep, broken = writer._keep, database.dialect.loaded_dbapi.OperationalError("the connection is lost")
+
+    def lose(_connection: PoolProxiedConnection) -> None:
+        monkeypatch.setattr(writer, "_keep", keep)
+        raise broken
+
+    async def write() -> None:
+        monkeypatch.setattr(writer, "_keep", lose)
+        openings = [writer.open(asked(name), hurried=True) for name in "ab"]
+        told = await asyncio.gather(*(one.future for one in openings if one.future), return_exceptions=True)
+        assert all(isinstance(error, UnavailableError) for error in told)
+        await asyncio.gather(*(writer.end(one, failed(one.row)) for one in openings))
+
+    asyncio.run(write())
+    assert [state(database, name) for name in "ab"] == [("failed", "some")] * 2
+
+
 def test_no_more_are_remembered_than_may_wait(trouble: Trouble, database: Engine) -> None:
     trouble.writer._unended._limit = 2
     trouble.end(**{name: ((failed(name),), (failed(name),)) for name in "abc"})
     trouble.there = False
-    wait_until(lambda: state(database, "b") == ("failed", "some"), seconds=5)
-    assert [state(database, name) for name in "ac"] == [("failed", "some"), ("asked", None)]
+    wait_until(lambda: all(state(database, name) == ("failed", "some") for name in "ab"), seconds=5)
+    assert state(database, "c") == ("asked", None)
 
 
 def test_writer_that_ends_tries_once_more(trouble: Trouble, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
