@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from pydantic import BaseModel
 from sqlalchemy import Column, Engine, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel
 
 import flywheel.records  # noqa: F401  (fills the metadata)
@@ -22,6 +24,7 @@ from flywheel.database import (
     PATIENCE,
     JsonOf,
     UtcTime,
+    in_trouble,
     migrate,
     new_id,
     now,
@@ -192,3 +195,20 @@ def test_server_that_lets_nobody_in_is_not_waited_for(own: bool, monkeypatch: py
         with pytest.raises(DatabaseTroubleError), reading(open_database(url + "?connect_timeout=2" * own)) as session:
             session.execute(text("SELECT 1"))
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (psycopg.errors.DiskFull(), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.OperationalError("connection refused"), True),
+        (psycopg.InterfaceError("the connection is closed"), True),
+        (psycopg.errors.StatementTooComplex(), False),
+        (psycopg.errors.UniqueViolation(), False),
+        (PoolTimeoutError(), True),
+        (ValueError("a lone surrogate"), False),
+    ],
+)
+def test_what_blames_the_statement_is_no_trouble_of_the_database(error: Exception, trouble: bool) -> None:
+    assert in_trouble(error) == trouble
