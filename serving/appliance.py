@@ -7,6 +7,7 @@ until then routed requests are told to come back (503), and plain ones are answe
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Appliance:
     closed: deque[Over] = field(default_factory=lambda: deque(maxlen=CLOSED_KEPT))
     """Turns that requests have closed, for serving/signals.py."""
     shelves: Shelves = field(default_factory=Shelves)
+    looks: dict[str, asyncio.Task[dict[str, Any]]] = field(default_factory=dict)
+    """The last look of /readyz at each part."""
 
     @property
     def library(self) -> Library | None:

@@ -17,6 +17,7 @@ from serving.appliance import Appliance, appliance_of
 
 router = APIRouter(tags=["health"])
 PATIENCE_SECONDS = 2.0
+"""How long /readyz waits for a part."""
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 Holder = Annotated[Appliance, Depends(appliance_of)]
 
@@ -57,10 +58,13 @@ async def figures_of_engine(number: int, appliance: Holder) -> Response:
 
 
 async def _soon(part: Callable[[Appliance], dict[str, Any]], appliance: Appliance) -> dict[str, Any]:
-    """What a part says of itself, or that it hangs."""
+    """What a part says of itself, or that it hangs. One that hangs is not asked again: each look takes a thread."""
+    look = appliance.looks.get(part.__name__)
+    if look is None or look.done():
+        look = appliance.looks[part.__name__] = asyncio.create_task(asyncio.to_thread(part, appliance))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await asyncio.to_thread(part, appliance)
+            return await asyncio.shield(look)
     except TimeoutError:
         return _part(False, f"does not answer within {PATIENCE_SECONDS:g} seconds")
 

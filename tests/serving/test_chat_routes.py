@@ -10,7 +10,7 @@ import pytest
 from sqlmodel import Session
 
 from flywheel.interactions import Interaction
-from tests.conftest import Served
+from tests.conftest import Served, wait_until
 
 pytestmark = pytest.mark.engine
 TEXT = """# Heron ferry
@@ -165,11 +165,20 @@ def test_ready_says_part_by_part_what_is_there(api: httpx.Client) -> None:
 
 
 def test_ready_says_which_part_hangs(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    over = threading.Event()
+    over, asked = threading.Event(), []
+
+    def hang(_: object) -> dict[str, Any]:
+        asked.append("a look")
+        over.wait(30)
+        return {"ready": True, "detail": "again"}
+
     monkeypatch.setattr("serving.routes.health.PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("serving.routes.health._database", lambda _: over.wait(30))
+    monkeypatch.setattr("serving.routes.health._database", hang)
+    api.get("/readyz")
     answer = api.get("/readyz")
+    assert asked == ["a look"]  # not a thread for each
     over.set()
+    wait_until(lambda: api.get("/readyz").status_code == 200, seconds=10)
     assert answer.status_code == 503
     assert answer.json()["parts"]["database"] == {"ready": False, "detail": "does not answer within 0.1 seconds"}
     assert answer.json()["parts"]["vector_store"]["ready"]
