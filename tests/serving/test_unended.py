@@ -114,9 +114,17 @@ def test_row_that_is_not_on_disk_is_not_remembered(trouble: Trouble) -> None:
 
 
 def test_what_is_not_the_last_word_is_not_tried_again(trouble: Trouble) -> None:
-    last = failed("a")
-    trouble.end(a=((closed("a", "all"), other_choice("a")), (last,)))
-    assert [one.writes for one in trouble.writer._unended._ends.values()] == [(last,)]
+    async def write() -> None:
+        opening = trouble.writer.open(asked("a"), hurried=True)
+        assert opening.future is not None
+        await opening.future
+        trouble.there = True
+        for final in (False, True):
+            with pytest.raises(UnavailableError):
+                await trouble.writer.end(opening, closed("a", "all"), other_choice("a"), final=final)
+            assert (trouble.writer._unended.wait is not None) == final
+
+    asyncio.run(write())
 
 
 def test_in_trouble_a_group_is_tried_once_and_one_of_it_alone(trouble: Trouble) -> None:
