@@ -212,8 +212,8 @@ def in_trouble(error: Exception) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """In one line, without the statement and its values. It may name the server: for logs and operators."""
-    if isinstance(error, DatabaseTroubleError):
-        error = error.__cause__ or error
+    while isinstance(error, DatabaseTroubleError) and error.__cause__ is not None:
+        error = error.__cause__
     return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
 
 

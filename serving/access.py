@@ -97,7 +97,7 @@ class KeyRing:
         try:
             key = await asyncio.to_thread(self._read, hashed)
         except (SQLAlchemyError, DatabaseTroubleError) as error:
-            raise UnavailableError(NO_ANSWER) from error
+            raise DatabaseTroubleError(NO_ANSWER) from error
         finally:
             del self._reading[hashed]
         if len(self._known) >= MOST_KNOWN:
@@ -144,7 +144,7 @@ class Access:
                 scope.setdefault("state", {})["caller"] = caller
                 left = appliance.limits.admit(caller.key) if caller.key is not None else {}
             except FlywheelError as error:
-                status, body, headers = error_of(error)
+                status, body, headers = error_of(error, request_id=scope["request_id"])
                 more = {"www-authenticate": "Bearer"} if status == 401 else {}
                 return await send_bytes(send, status, orjson.dumps(body), encoded(headers | more))
             if left:

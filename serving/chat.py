@@ -52,7 +52,7 @@ class ChatCompletions:
                     return await replay(send, earlier, raw)
                 return await self._answer(appliance, scope, receive, send, raw=raw, claim=claim)
         except FlywheelError as error:
-            status, answer, headers = error_of(error)
+            status, answer, headers = error_of(error, request_id=scope["request_id"])
             return await send_bytes(send, status, orjson.dumps(answer), encoded(headers))
 
     async def _answer(

@@ -91,8 +91,10 @@ def error_body(message: str, *, status: int, param: str | None = None, code: str
     return {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
 
 
-def error_of(error: FlywheelError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for an error raised on purpose."""
+def error_of(error: FlywheelError, *, request_id: str | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers for an error raised on purpose. What callers do not hear of the database is logged."""
+    if isinstance(error, DatabaseTroubleError) and error.__cause__ is not None:  # the writer logs its own
+        log.error("request %s: the database cannot be used: %s", request_id, reason_of(error))
     more = {"missing": error.missing} if isinstance(error, EvidenceError) else {}
     body = error_body(
         str(error), status=error.status, param=getattr(error, "param", None), code=str(error.code), **more
@@ -144,9 +146,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(FlywheelError)
     async def on_purpose(request: Request, error: FlywheelError) -> JSONResponse:
-        if isinstance(error, DatabaseTroubleError) and error.__cause__ is not None:  # the writer logs its own
-            log.error("request %s: the database cannot be used: %s", request.scope["request_id"], reason_of(error))
-        status, body, headers = error_of(error)
+        status, body, headers = error_of(error, request_id=request.scope["request_id"])
         return JSONResponse(body, status, headers)
 
     @app.exception_handler(RequestValidationError)
